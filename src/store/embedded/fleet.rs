@@ -1,0 +1,132 @@
+//! Every driver with anything in the retention: its number, its id, its newest fix.
+//!
+//! Everything else of the store knows drivers by number, 4 bytes, handed out from 0 and used again once a driver is
+//! forgotten. Ids are also kept in order, because that is the order every listing pages in.
+
+use std::collections::BTreeMap;
+use std::hash::BuildHasher;
+use std::ops::Bound;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
+use crate::model::{DriverId, Fix, Position, Timestamp};
+
+/// One driver.
+#[derive(Debug)]
+pub(super) struct Driver {
+    pub(super) id: DriverId,
+    pub(super) newest: Fix,
+}
+
+/// What a report changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// The driver is new.
+    Joined,
+    /// Its newest fix was elsewhere until now.
+    MovedFrom(Position),
+    /// The report is not its newest.
+    Nothing,
+}
+
+/// All drivers.
+#[derive(Debug, Default)]
+pub(super) struct Fleet {
+    slots: Vec<Option<Driver>>,
+    free: Vec<u32>,
+    by_id: HashTable<u32>,
+    in_order: BTreeMap<DriverId, u32>,
+    hasher: RandomState,
+    newest_ts: Option<Timestamp>,
+}
+
+impl Fleet {
+    pub(super) fn number(&self, id: &DriverId) -> Option<u32> {
+        let hash = self.hasher.hash_one(id);
+        self.by_id.find(hash, |number| self.get(*number).is_some_and(|driver| driver.id == *id)).copied()
+    }
+
+    pub(super) fn get(&self, number: u32) -> Option<&Driver> {
+        self.slots.get(number as usize)?.as_ref()
+    }
+
+    /// Takes a report in. Of two fixes the newer stays, whatever the order they come in.
+    pub(super) fn report(&mut self, id: &DriverId, fix: &Fix) -> (u32, Change) {
+        self.newest_ts = self.newest_ts.max(Some(fix.ts));
+        if let Some(number) = self.number(id) {
+            let slot = self.slots[number as usize].as_mut();
+            let driver = slot.expect("the table names only taken slots");
+            if !fix.supersedes(&driver.newest) {
+                return (number, Change::Nothing);
+            }
+            let from = driver.newest.position;
+            driver.newest = fix.clone();
+            return (number, Change::MovedFrom(from));
+        }
+        let number = self.free.pop().unwrap_or(self.slots.len() as u32);
+        self.put(number, id.clone(), fix.clone());
+        (number, Change::Joined)
+    }
+
+    /// Puts a driver at a number that is known to be free; false if it is not, or the id is taken.
+    pub(super) fn restore(&mut self, number: u32, id: DriverId, newest: Fix) -> bool {
+        let is_free = self.get(number).is_none() && self.number(&id).is_none();
+        if is_free {
+            self.newest_ts = self.newest_ts.max(Some(newest.ts));
+            self.put(number, id, newest);
+        }
+        is_free
+    }
+
+    /// After the last [`Self::restore`]: every number that was left out is free.
+    pub(super) fn restored(&mut self) {
+        self.free = (0..self.slots.len() as u32).rev().filter(|number| self.get(*number).is_none()).collect();
+    }
+
+    fn put(&mut self, number: u32, id: DriverId, newest: Fix) {
+        let index = number as usize;
+        if index >= self.slots.len() {
+            self.slots.resize_with(index + 1, || None);
+        }
+        let hash = self.hasher.hash_one(&id);
+        self.in_order.insert(id.clone(), number);
+        self.slots[index] = Some(Driver { id, newest });
+        let Self { slots, by_id, hasher, .. } = self;
+        by_id.insert_unique(hash, number, |number| {
+            hasher.hash_one(slots[*number as usize].as_ref().map(|driver| &driver.id).expect("taken"))
+        });
+    }
+
+    /// Forgets the driver of a number, and frees it. Says where it last was.
+    pub(super) fn remove(&mut self, number: u32) -> Option<Position> {
+        let driver = self.slots.get_mut(number as usize)?.take()?;
+        let hash = self.hasher.hash_one(&driver.id);
+        if let Ok(entry) = self.by_id.find_entry(hash, |other| *other == number) {
+            entry.remove();
+        }
+        self.in_order.remove(&driver.id);
+        self.free.push(number);
+        if self.in_order.is_empty() {
+            self.newest_ts = None;
+        }
+        Some(driver.newest.position)
+    }
+
+    /// One more than the highest number that was ever taken.
+    pub(super) fn numbers(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    /// Drivers after `after` in the order of ids.
+    pub(super) fn after(&self, after: Option<&DriverId>) -> impl Iterator<Item = (&DriverId, u32)> + use<'_> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.in_order.range::<DriverId, _>((from, Bound::Unbounded)).map(|(id, number)| (id, *number))
+    }
+
+    /// The `ts` of the newest fix of all. It stays the newest until everybody is forgotten, for drivers leave in the
+    /// order of their newest fixes.
+    pub(super) fn newest_ts(&self) -> Option<Timestamp> {
+        self.newest_ts
+    }
+}

@@ -1,0 +1,115 @@
+//! A store that tells how long each of its operations took, and is otherwise the one it wraps.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+
+use super::{Batch, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
+use crate::model::{DriverId, Fix, Hour, Offset, Timestamp};
+
+type Observe = dyn Fn(&'static str, Duration) + Send + Sync;
+
+/// Wraps a store.
+pub struct Measured {
+    inner: Arc<dyn Store>,
+    observe: Box<Observe>,
+}
+
+impl Measured {
+    /// Calls `observe` with the operation's name and how long it took, whether it went well or not.
+    pub fn new(inner: Arc<dyn Store>, observe: impl Fn(&'static str, Duration) + Send + Sync + 'static) -> Self {
+        Self { inner, observe: Box::new(observe) }
+    }
+
+    async fn time<T>(&self, operation: &'static str, call: impl Future<Output = T> + Send) -> T {
+        let begun = Instant::now();
+        let outcome = call.await;
+        (self.observe)(operation, begun.elapsed());
+        outcome
+    }
+}
+
+#[async_trait]
+impl Store for Measured {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    async fn open(&self) -> Result<Option<Offset>, StoreError> {
+        self.time("open", self.inner.open()).await
+    }
+
+    async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
+        self.time("apply", self.inner.apply(batch)).await
+    }
+
+    fn durable(&self) -> Offset {
+        self.inner.durable()
+    }
+
+    async fn flush(&self) -> Result<(), StoreError> {
+        self.time("flush", self.inner.flush()).await
+    }
+
+    async fn forget_before(&self, cutoff: Timestamp) -> Result<(), StoreError> {
+        self.time("forget_before", self.inner.forget_before(cutoff)).await
+    }
+
+    async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {
+        self.time("latest", self.inner.latest(driver, window)).await
+    }
+
+    async fn nearby(&self, query: &NearbyQuery) -> Result<(Vec<Near>, bool), StoreError> {
+        self.time("nearby", self.inner.nearby(query)).await
+    }
+
+    async fn active(
+        &self,
+        window: Window,
+        after: Option<&DriverId>,
+        limit: usize,
+    ) -> Result<Page<Located>, StoreError> {
+        self.time("active", self.inner.active(window, after, limit)).await
+    }
+
+    async fn active_count(&self, window: Window) -> Result<u64, StoreError> {
+        self.time("active_count", self.inner.active_count(window)).await
+    }
+
+    async fn track(
+        &self,
+        driver: &DriverId,
+        from: Timestamp,
+        to: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Fix>, StoreError> {
+        self.time("track", self.inner.track(driver, from, to, limit)).await
+    }
+
+    async fn hour_drivers(
+        &self,
+        hour: Hour,
+        after: Option<&DriverId>,
+        limit: usize,
+    ) -> Result<Page<DriverId>, StoreError> {
+        self.time("hour_drivers", self.inner.hour_drivers(hour, after, limit)).await
+    }
+
+    async fn hour_positions(
+        &self,
+        hour: Hour,
+        after: Option<&DriverId>,
+        limit: usize,
+    ) -> Result<Page<Located>, StoreError> {
+        self.time("hour_positions", self.inner.hour_positions(hour, after, limit)).await
+    }
+
+    async fn last_report(&self, window: Window) -> Result<Option<Timestamp>, StoreError> {
+        self.time("last_report", self.inner.last_report(window)).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.time("ping", self.inner.ping()).await
+    }
+}

@@ -1,0 +1,186 @@
+//! The contract of a store: an index of the journal that answers queries. It speaks the domain, in batches; no word of
+//! Redis, of files or of HTTP passes through it. `tests/it/store_contract.rs` holds every store to these sentences.
+//!
+//! - **Idempotent, order-free.** Applying the same points again, in another order, in other batches, or after an
+//!   instance applied them elsewhere leaves the same answers. A point is known by driver and millisecond; of two that
+//!   differ, the greater [`Fix`] wins.
+//! - **Newest wins.** No late point moves a driver back.
+//! - **All or an error.** `apply` returns once every point is in the store and visible to its readers. After an error
+//!   any part may have been applied; the caller applies the whole batch again.
+//! - **Bounded.** No call holds the store up for longer than a slice of at most 1,000 elements takes; every call ends
+//!   within the deadline the store was built with, as [`StoreError::Unavailable`] if need be.
+//! - **Within the retention.** A store need answer only about fixes within its retention; what is older may be gone, or
+//!   still be there: forgetting may be lazy (tracks in Redis are left to their TTL).
+//! - **Never empty for lack of knowledge.** A store that cannot be asked says so; it never answers "nobody".
+//!
+//! Never here: the journal (an applier brings the points), the clock (callers pass moments), retention policy
+//! (callers pass what to forget), labels such as degraded (the query layer knows them).
+
+use async_trait::async_trait;
+use thiserror::Error;
+
+use crate::model::{DriverId, Fix, Hour, Offset, Point, Position, Tag, Timestamp};
+
+pub mod embedded;
+pub mod measured;
+pub mod redis;
+pub mod track_codec;
+
+/// A driver and one of its fixes: its newest, or its last in an hour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// Who.
+    pub driver: DriverId,
+    /// When, where, how.
+    pub fix: Fix,
+}
+
+/// A driver found near a place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Near {
+    /// Who, when, where, how.
+    pub located: Located,
+    /// Metres from the place asked about.
+    pub distance_m: f64,
+}
+
+/// A stretch of time that ends now. No fix lies beyond `until`: now, and how far phones may be ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The oldest moment that counts.
+    pub since: Timestamp,
+    /// The latest moment a fix can have.
+    pub until: Timestamp,
+}
+
+/// Which fix of a driver a question is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Its newest, if that lies in the window.
+    Within(Window),
+    /// Its last in this hour.
+    During(Hour),
+}
+
+/// Who is near, nearest first; at the same distance by id.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NearbyQuery {
+    /// Near what.
+    pub centre: Position,
+    /// Metres, the edge included; at most 100,000.
+    pub radius_m: f64,
+    /// At most this many; 1 to 1,000.
+    pub limit: usize,
+    /// Which fix.
+    pub when: When,
+    /// Only drivers whose fix has all of these.
+    pub tags: Vec<Tag>,
+}
+
+/// One page of a listing in the order of driver ids. Following `next` meets every driver who is there from beginning
+/// to end exactly once, however they move, and across restarts and stores: the id is all there is to remember.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<T> {
+    /// At most as many as asked for. May be fewer, even none, before the end.
+    pub items: Vec<T>,
+    /// Go on after this driver; `None` at the end.
+    pub next: Option<DriverId>,
+}
+
+/// What went wrong in a store. The details are for the log, never for a caller of the service.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// It cannot be asked now: down, stopped, still loading, past its deadline. Asking again may help.
+    #[error("store unavailable: {0}")]
+    Unavailable(String),
+    /// It refuses these very points for ever.
+    #[error("store refused: {0}")]
+    Refused(String),
+    /// What it holds cannot be read.
+    #[error("store corrupt: {0}")]
+    Corrupt(String),
+}
+
+/// A batch on its way into a store: consecutive points of the journal, up to an offset.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// The points, in the order of the journal.
+    pub points: &'a [Point],
+    /// Where the journal stands after them.
+    pub end: Offset,
+    /// Points whose hour ended before this are already out of the retention: counted, never written.
+    pub forget_before: Timestamp,
+}
+
+/// An index of the journal.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// `embedded` or `redis`, as in metrics.
+    fn name(&self) -> &'static str;
+
+    /// Makes ready whatever must be loaded before the first `apply`, and says from where the journal must be applied:
+    /// everything before that offset is in the store for good. `None`: the store keeps no such note, the applier's
+    /// own checkpoint holds.
+    async fn open(&self) -> Result<Option<Offset>, StoreError>;
+
+    /// Puts a batch in.
+    async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError>;
+
+    /// Everything before this offset would survive the end of this process (of the embedded store: is on disk; of
+    /// Redis: was applied).
+    fn durable(&self) -> Offset;
+
+    /// Makes durable what was applied. At shutdown, and when the applier has caught up after a long way.
+    async fn flush(&self) -> Result<(), StoreError>;
+
+    /// Forgets what belongs to hours that ended before `cutoff`, a step at a time.
+    async fn forget_before(&self, cutoff: Timestamp) -> Result<(), StoreError>;
+
+    /// The newest fix of a driver, if it lies in the window.
+    async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError>;
+
+    /// Who is near; and whether there were more than the limit.
+    async fn nearby(&self, query: &NearbyQuery) -> Result<(Vec<Near>, bool), StoreError>;
+
+    /// The drivers whose newest fix lies in the window, with that fix, after `after` in the order of ids.
+    async fn active(
+        &self,
+        window: Window,
+        after: Option<&DriverId>,
+        limit: usize,
+    ) -> Result<Page<Located>, StoreError>;
+
+    /// How many `active` would list.
+    async fn active_count(&self, window: Window) -> Result<u64, StoreError>;
+
+    /// The fixes of a driver with `from <= ts < to`, oldest first, at most `limit`, each millisecond once.
+    async fn track(
+        &self,
+        driver: &DriverId,
+        from: Timestamp,
+        to: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Fix>, StoreError>;
+
+    /// Who reported in an hour, after `after` in the order of ids.
+    async fn hour_drivers(
+        &self,
+        hour: Hour,
+        after: Option<&DriverId>,
+        limit: usize,
+    ) -> Result<Page<DriverId>, StoreError>;
+
+    /// The last fix of each driver in an hour, after `after` in the order of ids.
+    async fn hour_positions(
+        &self,
+        hour: Hour,
+        after: Option<&DriverId>,
+        limit: usize,
+    ) -> Result<Page<Located>, StoreError>;
+
+    /// The `ts` of the newest fix of the whole fleet, of all instances, within the window; `None` if there is none.
+    async fn last_report(&self, window: Window) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Whether it can be asked, quickly.
+    async fn ping(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,70 @@
+//! The walk finds what a scan finds: across the antimeridian, at the latitude limits, in deserts, with ties.
+
+use std::collections::BTreeMap;
+
+use geotrail::model::{NearestWalk, Position, QuadCell};
+use proptest::prelude::*;
+
+fn place(lat_e7: i32, lon_e7: i32) -> Position {
+    Position::from_e7(lat_e7, lon_e7).expect("in range")
+}
+
+/// Places around a few corners of the world, some of them exactly alike.
+fn any_place() -> impl Strategy<Value = Position> {
+    let near = |lat: i32, lon: i32| {
+        ((lat - 3_000_000..=lat + 3_000_000), (lon - 3_000_000..=lon + 3_000_000)).prop_map(|(lat, lon)| {
+            let lat = lat.clamp(-850_511_287, 850_511_287);
+            let lon = (i64::from(lon) + 1_800_000_000).rem_euclid(3_600_000_000) - 1_800_000_000;
+            place(lat, lon as i32)
+        })
+    };
+    prop_oneof![
+        4 => near(437_384_000, 74_246_000),
+        2 => near(0, 1_799_000_000),
+        2 => near(849_000_000, -1_799_500_000),
+        1 => near(-850_000_000, 0),
+        1 => (-850_511_287..=850_511_287, -1_800_000_000..1_800_000_000).prop_map(|(lat, lon)| place(lat, lon)),
+        1 => Just(place(437_384_000, 74_246_000)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn the_walk_finds_what_a_scan_finds(
+        places in prop::collection::vec(any_place(), 0..300),
+        centre in any_place(),
+        radius_m in prop_oneof![1.0..100_000.0_f64, Just(100_000.0)],
+        limit in prop_oneof![1..20_usize, Just(1_000)],
+        leaf in 1..40_u64,
+        width in 1..9_usize,
+        finest in prop_oneof![Just(QuadCell::MAX_LEVEL), 10..20_u8],
+    ) {
+        let mut walk = NearestWalk::new(centre, radius_m, limit, 2, leaf, width).quartering_down_to(finest);
+        let inside = |source: usize, cell: QuadCell| {
+            places.iter().enumerate().filter(move |(item, place)| {
+                item % 2 == source && QuadCell::containing(**place, cell.level()) == cell
+            })
+        };
+        while let Some(step) = walk.next_step() {
+            for probe in step.count {
+                walk.counted(probe, inside(probe.source, probe.cell).count() as u64);
+            }
+            for probe in step.read {
+                for (item, place) in inside(probe.source, probe.cell) {
+                    walk.offer(*place, item);
+                }
+            }
+        }
+        let by_distance: BTreeMap<(u64, usize), f64> = places
+            .iter()
+            .enumerate()
+            .map(|(item, place)| (centre.distance_m(*place), item))
+            .filter(|(distance_m, _)| *distance_m <= radius_m)
+            .map(|(distance_m, item)| ((distance_m.to_bits(), item), distance_m))
+            .collect();
+        let expected: Vec<(f64, usize)> =
+            by_distance.iter().take(limit).map(|((_, item), distance_m)| (*distance_m, *item)).collect();
+        prop_assert_eq!(walk.finish(), (expected, by_distance.len() > limit));
+    }
+}
