@@ -1,0 +1,200 @@
+//! The store in Redis: shared by all instances, readable by other programs (`docs/redis-keys.md`).
+//!
+//! What is written depends on the points alone, never on the order or the number of times they come: scripts compare
+//! packed fixes, so the newest wins wherever it came from. Every key has its expiry from the moment it exists. Every
+//! command is small; a call of the service is many of them, in pipelines.
+//!
+//! - `link` is the connection, and alone knows the client library; `keys` alone knows names and expiries.
+//! - `apply` and `write.lua` write; `newest`, `nearby` with `crowd.lua`, `listing`, `track` read; `forget` removes.
+//!
+//! Never here: KEYS, SCAN, SMEMBERS, GEORADIUS, GEOSEARCH, DEL, FLUSH, or anything about the journal.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use self::forget::Forgotten;
+use self::keys::{Keys, Shard};
+use self::link::{Command, Link, Script};
+use super::{Batch, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
+use crate::model::{DriverId, Fix, Hour, MAX_AHEAD_MS, Offset, Timestamp};
+
+mod apply;
+mod forget;
+mod keys;
+mod link;
+mod listing;
+mod nearby;
+mod newest;
+mod packed;
+mod track;
+
+/// How long a start waits for Redis: a connection within reach takes milliseconds.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Where Redis is, and how it is used.
+#[derive(Clone)]
+pub struct Options {
+    /// `redis://`, `rediss://`, `redis-cluster://` or `redis-sentinel://`, as fred spells them. May hold a password.
+    pub url: String,
+    /// What all keys begin with; without braces.
+    pub prefix: String,
+    /// The id of this instance's journal, 16 hex digits: whose watermarks these are. A rebuild takes an id of its
+    /// own, so that no watermark keeps it from appending.
+    pub instance: String,
+    /// How long an hour is kept after its end.
+    pub retention: Duration,
+    /// Within which each call ends.
+    pub deadline: Duration,
+}
+
+impl Options {
+    /// The prefix of the contract.
+    pub const PREFIX: &'static str = "geotrail";
+    /// Long enough for a large batch, short enough for whoever waits for an answer.
+    pub const DEADLINE: Duration = Duration::from_secs(2);
+}
+
+/// An index in Redis.
+#[derive(Debug)]
+pub struct RedisStore {
+    index: Index,
+    deadline: Duration,
+    applied: AtomicU64,
+    forgotten: Forgotten,
+}
+
+/// What every part of the store works with.
+#[derive(Debug)]
+struct Index {
+    link: Link,
+    keys: Keys,
+    script: Script,
+    crowd: Script,
+}
+
+impl Index {
+    /// The shards where a fix in the window may be, newest first: those within the retention.
+    fn shards(&self, window: Window) -> Vec<Shard> {
+        let oldest = window.until.plus_ms(-MAX_AHEAD_MS - self.keys.retention_ms());
+        Shard::newest_first(window.since.max(oldest), window.until).collect()
+    }
+}
+
+impl RedisStore {
+    /// A store that works as soon as Redis is there, which need not be now: it waits for a moment, so that who comes
+    /// first finds a connection where there can be one. Refuses a URL or a prefix that cannot be right.
+    pub async fn connect(options: Options) -> Result<Self, StoreError> {
+        let Options { url, prefix, instance, retention, deadline } = options;
+        if prefix.is_empty() || prefix.contains(['{', '}']) {
+            return Err(StoreError::Refused("the prefix of keys is empty or has braces".into()));
+        }
+        let index = Index {
+            link: Link::open(&url, deadline)?,
+            keys: Keys::new(prefix, instance, retention),
+            script: Script::new(apply::SCRIPT),
+            crowd: Script::new(nearby::CROWD),
+        };
+        index.link.settled(SETTLE).await;
+        Ok(Self { index, deadline, applied: AtomicU64::new(0), forgotten: Forgotten::default() })
+    }
+
+    /// Clients that no longer answered and were replaced.
+    pub fn rebuilds(&self) -> u64 {
+        self.index.link.rebuilds()
+    }
+
+    async fn within<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        tokio::time::timeout(self.deadline, call)
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("past the deadline".into())))
+    }
+}
+
+#[async_trait]
+impl Store for RedisStore {
+    fn name(&self) -> &'static str {
+        "redis"
+    }
+
+    async fn open(&self) -> Result<Option<Offset>, StoreError> {
+        Ok(None)
+    }
+
+    async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
+        self.within(self.index.apply(batch)).await?;
+        self.applied.fetch_max(batch.end.get(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn durable(&self) -> Offset {
+        Offset::new(self.applied.load(Ordering::Relaxed))
+    }
+
+    async fn flush(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn forget_before(&self, cutoff: Timestamp) -> Result<(), StoreError> {
+        self.within(self.index.forget_before(cutoff, &self.forgotten)).await
+    }
+
+    async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {
+        self.within(self.index.latest(driver, window)).await
+    }
+
+    async fn nearby(&self, query: &NearbyQuery) -> Result<(Vec<Near>, bool), StoreError> {
+        self.within(self.index.nearby(query)).await
+    }
+
+    async fn active(
+        &self,
+        window: Window,
+        after: Option<&DriverId>,
+        limit: usize,
+    ) -> Result<Page<Located>, StoreError> {
+        self.within(self.index.active(window, after, limit)).await
+    }
+
+    async fn active_count(&self, window: Window) -> Result<u64, StoreError> {
+        self.within(self.index.active_count(window)).await
+    }
+
+    async fn track(
+        &self,
+        driver: &DriverId,
+        from: Timestamp,
+        to: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Fix>, StoreError> {
+        self.within(self.index.track(driver, from, to, limit)).await
+    }
+
+    async fn hour_drivers(
+        &self,
+        hour: Hour,
+        after: Option<&DriverId>,
+        limit: usize,
+    ) -> Result<Page<DriverId>, StoreError> {
+        self.within(self.index.drivers(&[Shard::whole(hour)], after, limit)).await
+    }
+
+    async fn hour_positions(
+        &self,
+        hour: Hour,
+        after: Option<&DriverId>,
+        limit: usize,
+    ) -> Result<Page<Located>, StoreError> {
+        self.within(self.index.located(&[Shard::whole(hour)], after, limit)).await
+    }
+
+    async fn last_report(&self, window: Window) -> Result<Option<Timestamp>, StoreError> {
+        self.within(self.index.last_report(window)).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.within(self.index.link.ask(Command::keyless("PING"))).await?;
+        Ok(())
+    }
+}

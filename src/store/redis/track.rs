@@ -1,0 +1,86 @@
+//! Where a driver was: its track strings, hour by hour.
+//!
+//! A track is a string of chunks, one for each batch that brought fixes of the driver in the hour, in the order of
+//! arrival. Points that came twice (through two instances, or again after a crash) are in it twice; reading sorts
+//! and keeps of each millisecond the greater.
+//!
+//! Never here: what a chunk looks like (`track_codec`).
+
+use super::Index;
+use super::keys::Shard;
+use super::link::{Command, Reply};
+use super::newest::corrupt;
+use crate::model::{DriverId, Fix, MAX_AHEAD_MS, Timestamp};
+use crate::store::{StoreError, track_codec};
+
+/// Hours asked at once.
+const HOURS_AT_ONCE: usize = 4;
+/// Bytes of a string in one reply: an hour of a fix a second fits.
+const BYTES_PER_COMMAND: usize = 64 * 1024;
+
+impl Index {
+    /// The fixes with `from <= ts < to`, oldest first, at most `limit`.
+    pub(super) async fn track(
+        &self,
+        driver: &DriverId,
+        from: Timestamp,
+        to: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Fix>, StoreError> {
+        let mut fixes = Vec::new();
+        if from >= to {
+            return Ok(fixes);
+        }
+        let (oldest, newest) = self.kept(from, to.plus_ms(-1)).await?;
+        let mut shards = Shard::newest_first(oldest, newest).rev();
+        while fixes.len() < limit {
+            let asked: Vec<Shard> = shards.by_ref().take(HOURS_AT_ONCE).collect();
+            if asked.is_empty() {
+                break;
+            }
+            let commands = asked.iter().map(|shard| self.slice(*shard, driver, 0));
+            let replies = self.link.run(commands.collect()).await?;
+            for (shard, reply) in asked.into_iter().zip(replies) {
+                let mut chunks = reply.bytes()?.unwrap_or_default().to_vec();
+                // A full reply may have more behind it. The end of a string is the end of a chunk: APPEND is atomic.
+                let mut is_cut = chunks.len() == BYTES_PER_COMMAND;
+                while is_cut {
+                    let more = self.link.ask(self.slice(shard, driver, chunks.len())).await?;
+                    let more = more.bytes()?.unwrap_or_default();
+                    is_cut = more.len() == BYTES_PER_COMMAND;
+                    chunks.extend_from_slice(&more);
+                }
+                fixes.extend(hour(shard, &chunks)?.into_iter().filter(|fix| (from..to).contains(&fix.ts)));
+            }
+        }
+        fixes.truncate(limit);
+        Ok(fixes)
+    }
+
+    /// From `oldest` to `newest`, without the hours that cannot exist: expired, or yet to come.
+    async fn kept(&self, oldest: Timestamp, newest: Timestamp) -> Result<(Timestamp, Timestamp), StoreError> {
+        if newest.ms_since(oldest) <= self.keys.retention_ms() {
+            return Ok((oldest, newest));
+        }
+        // Redis' own clock is what keys expire by.
+        let time = self.link.ask(Command::keyless("TIME")).await?.list()?;
+        let now = time.into_iter().next().map(Reply::decimal).transpose()?.flatten();
+        let now_s = now.ok_or_else(|| corrupt("the time of Redis is no number"))?;
+        let now = Timestamp::from_ms(now_s.saturating_mul(1_000));
+        Ok((oldest.max(now.plus_ms(-self.keys.retention_ms())), newest.min(now.plus_ms(MAX_AHEAD_MS))))
+    }
+
+    fn slice(&self, shard: Shard, driver: &DriverId, from: usize) -> Command {
+        Command::on("GETRANGE", self.keys.track(shard, driver)).number(from).number(from + BYTES_PER_COMMAND - 1)
+    }
+}
+
+/// The fixes of an hour, oldest first, each millisecond once.
+fn hour(shard: Shard, chunks: &[u8]) -> Result<Vec<Fix>, StoreError> {
+    let decoded = track_codec::decode(shard.hour(), chunks);
+    let mut fixes = decoded.map_err(|_| corrupt("a track cannot be read"))?;
+    // The greater first, so that it is the one that stays.
+    fixes.sort_unstable_by(|a, b| a.ts.cmp(&b.ts).then_with(|| b.cmp(a)));
+    fixes.dedup_by_key(|fix| fix.ts);
+    Ok(fixes)
+}
