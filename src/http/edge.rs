@@ -1,0 +1,91 @@
+//! What every request passes on its way in and every answer on its way out.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::header::{CACHE_CONTROL, HOST, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderMap, HeaderValue, Method, Version};
+
+use super::Service;
+use super::problem::Problem;
+
+/// The most bytes of all header fields together. A request of ours needs a few hundred.
+const MAX_FIELDS_BYTES: usize = 32 * 1_024;
+
+/// Outermost: times the answer, notes it, and seals it.
+pub(super) async fn observe(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let method = method_label(request.method());
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let mut response = next.run(request).await;
+    let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let (status, took) = (response.status(), begun.elapsed());
+    service.metrics.http_request(method, route, status.as_str(), took);
+    let ms = took.as_micros() as f64 / 1_000.0;
+    if status.is_server_error() {
+        tracing::info!(method, route, status = status.as_u16(), ms, "answered");
+    } else {
+        tracing::debug!(method, route, status = status.as_u16(), ms, "answered");
+    }
+    seal(&mut response);
+    response
+}
+
+/// Adds the headers that every answer has.
+pub(super) fn seal(response: &mut Response) {
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+}
+
+/// Refuses a head that the HTTP library lets pass and we do not.
+pub(super) async fn check_head(request: Request, next: Next) -> Response {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    // RFC 9112, 3.2: exactly one in HTTP/1.1; HTTP/1.0 does not know it.
+    let is_host_wrong = hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11);
+    if is_host_wrong {
+        Problem::MalformedRequest.into_response()
+    } else if fields_bytes(request.headers()) > MAX_FIELDS_BYTES {
+        Problem::HeadTooLarge.into_response()
+    } else {
+        next.run(request).await
+    }
+}
+
+/// What is left of a handler that panicked. The panic itself is logged where it is caught first, by the hook of
+/// [`crate::telemetry::start_log`].
+pub(super) fn after_panic(_: Box<dyn Any + Send>) -> Response {
+    Problem::Internal.into_response()
+}
+
+/// The answer at a path that does not exist.
+pub(super) async fn no_such_route() -> Problem {
+    Problem::NoSuchRoute
+}
+
+/// The answer to a method that a path does not take; the router adds `Allow`.
+pub(super) async fn method_not_allowed() -> Problem {
+    Problem::MethodNotAllowed
+}
+
+fn fields_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+}
+
+/// Of a closed set, for a method may be any word.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}

@@ -1,0 +1,189 @@
+//! `/health` for the uptime monitor, `/livez` and `/readyz` for whatever runs the process. None of them waits for
+//! anything.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::header::CONTENT_TYPE;
+use http::{StatusCode, Uri};
+use serde::Serialize;
+
+use super::Service;
+use super::accept::Form;
+use super::params::Params;
+use super::problem::Problem;
+use super::render::Moment;
+use crate::health::{Report, Status, StoreHealth};
+
+/// `application/health+json`, as the draft of that name has it, and the members of the contract.
+#[derive(Serialize)]
+struct Document {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<&'static str>,
+    last_report_at: Option<Moment>,
+    last_report_age_s: Option<f64>,
+    checks: BTreeMap<String, [Check; 1]>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Check {
+    status: &'static str,
+    observed_value: &'static str,
+    #[serde(rename = "as_of", skip_serializing_if = "Option::is_none")]
+    as_of: Option<Moment>,
+}
+
+/// Whether the fleet reports: 200 if it does, else 503.
+pub(super) async fn health(State(service): State<Arc<Service>>, uri: Uri) -> Result<Response, Problem> {
+    Params::parse(uri.query(), &[])?;
+    let report = service.health.report();
+    let status = if report.status == Status::Fail { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let body = serde_json::to_vec(&Document::from(&report)).expect("strings and numbers always serialize");
+    Ok((status, [(CONTENT_TYPE, "application/health+json")], body).into_response())
+}
+
+/// Whether the process runs: it does.
+pub(super) async fn livez(uri: Uri) -> Result<Response, Problem> {
+    Params::parse(uri.query(), &[])?;
+    Ok(word(StatusCode::OK, "alive"))
+}
+
+/// Whether points can be taken.
+pub(super) async fn readyz(State(service): State<Arc<Service>>, uri: Uri) -> Result<Response, Problem> {
+    Params::parse(uri.query(), &[])?;
+    Ok(if service.ingest.is_ready() {
+        word(StatusCode::OK, "ready")
+    } else {
+        word(StatusCode::SERVICE_UNAVAILABLE, "not ready")
+    })
+}
+
+fn word(status: StatusCode, word: &str) -> Response {
+    (status, [(CONTENT_TYPE, Form::Json.media_type())], format!("{{\"status\":\"{word}\"}}")).into_response()
+}
+
+impl From<&Report> for Document {
+    fn from(report: &Report) -> Self {
+        let (store_status, store) = match report.store {
+            StoreHealth::Up => ("pass", "up"),
+            StoreHealth::Unreachable => ("fail", "unreachable"),
+            StoreHealth::Unknown => ("warn", "not asked yet"),
+        };
+        let is_degraded = report.index.is_degraded();
+        let checks = [
+            (format!("store:{}", report.store_name), check(store_status, store)),
+            (
+                "index".into(),
+                Check {
+                    as_of: report.index.as_of().map(Moment),
+                    ..check(if is_degraded { "warn" } else { "pass" }, report.index.word())
+                },
+            ),
+            (
+                "journal".into(),
+                if report.journal_writable { check("pass", "writable") } else { check("fail", "not writable") },
+            ),
+        ];
+        let notes = [
+            (report.store == StoreHealth::Unreachable, "the store cannot be asked"),
+            (is_degraded, "queries are answered from less than everything"),
+            (!report.journal_writable, "no points can be taken: the journal cannot be written"),
+        ];
+        Self {
+            status: match report.status {
+                Status::Pass => "pass",
+                Status::Warn => "warn",
+                Status::Fail => "fail",
+            },
+            output: (report.status == Status::Fail).then(|| why_silent(report.store)),
+            notes: notes.into_iter().filter_map(|(holds, note)| holds.then_some(note)).collect(),
+            last_report_at: report.last_report.map(Moment),
+            last_report_age_s: report.last_report_age_ms.map(|ms| ms as f64 / 1_000.0),
+            checks: checks.into_iter().map(|(name, check)| (name, [check])).collect(),
+        }
+    }
+}
+
+fn check(status: &'static str, observed_value: &'static str) -> Check {
+    Check { status, observed_value, as_of: None }
+}
+
+/// What silence means depends on who could be asked.
+fn why_silent(store: StoreHealth) -> &'static str {
+    match store {
+        StoreHealth::Up => "the fleet is silent: no driver has reported a position in the trailing hour",
+        StoreHealth::Unreachable => {
+            "unknown: no driver has reported to this instance in the trailing hour, and the store, which knows of the \
+             other instances, cannot be asked"
+        }
+        StoreHealth::Unknown => {
+            "unknown as yet: no driver has reported to this instance in the trailing hour, and the store has not been \
+             asked since the start"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Timestamp;
+    use crate::query::IndexState;
+
+    fn document(report: &Report) -> serde_json::Value {
+        serde_json::to_value(Document::from(report)).unwrap()
+    }
+
+    const WELL: Report = Report {
+        status: Status::Pass,
+        last_report: Some(Timestamp::from_ms(1_795_377_525_123)),
+        last_report_age_ms: Some(1_250),
+        store_name: "redis",
+        store: StoreHealth::Up,
+        index: IndexState::Complete,
+        journal_writable: true,
+    };
+
+    #[test]
+    fn a_fleet_that_reports_passes() {
+        assert_eq!(
+            document(&WELL),
+            serde_json::json!({
+                "status": "pass",
+                "last_report_at": "2026-11-22T19:58:45.123Z", "last_report_age_s": 1.25,
+                "checks": {
+                    "store:redis": [{"status": "pass", "observedValue": "up"}],
+                    "index": [{"status": "pass", "observedValue": "complete"}],
+                    "journal": [{"status": "pass", "observedValue": "writable"}],
+                }
+            })
+        );
+    }
+
+    #[test]
+    fn silence_and_ignorance_read_differently() {
+        let silent = Report { status: Status::Fail, last_report: None, last_report_age_ms: None, ..WELL };
+        let ignorant = Report { store: StoreHealth::Unreachable, ..silent.clone() };
+        let (silent, ignorant) = (document(&silent), document(&ignorant));
+        assert!(silent["output"].as_str().unwrap().starts_with("the fleet is silent"));
+        assert!(ignorant["output"].as_str().unwrap().starts_with("unknown"));
+        assert_eq!(silent["last_report_at"], serde_json::Value::Null);
+        assert_eq!(ignorant["checks"]["store:redis"][0]["status"], "fail");
+    }
+
+    #[test]
+    fn what_is_degraded_is_noted() {
+        let as_of = Some(Timestamp::from_ms(0));
+        let report =
+            Report { status: Status::Warn, index: IndexState::Rebuilding { as_of }, journal_writable: false, ..WELL };
+        let document = document(&report);
+        assert_eq!(document["notes"].as_array().unwrap().len(), 2);
+        assert_eq!(document["checks"]["index"][0]["as_of"], "1970-01-01T00:00:00.000Z");
+        assert_eq!(document["checks"]["journal"][0]["status"], "fail");
+    }
+}

@@ -1,0 +1,50 @@
+//! The edge: everything that knows HTTP, and nothing that does not.
+//!
+//! A request goes through `server` (connections, deadlines, limits of framing; `linger` closes them), `edge` (head,
+//! panics, the log line and the metric of every answer), `router` (the one table of routes) and ends in a handler. A
+//! handler does four things: read what was asked (`params`, `accept`, `cursor`, [`points`]), call the way in
+//! ([`Ingest`]) or the questions ([`Queries`]), and write what came back (`render`). What may go wrong becomes a
+//! `problem`, and that file alone knows which status it has.
+//!
+//! Nothing that was sent is ever sent back: errors name our own words only. Nor does it reach a log line or a label.
+//!
+//! Never here: the journal, a store, what a word of the contract means in moments ([`Queries`] knows).
+
+use crate::clock::Clock;
+use crate::health::Health;
+use crate::ingest::Ingest;
+use crate::query::Queries;
+use crate::telemetry::Metrics;
+
+mod accept;
+mod cursor;
+mod edge;
+mod health;
+mod ingest;
+mod linger;
+mod metrics;
+mod params;
+pub mod points;
+mod problem;
+mod query;
+mod render;
+mod router;
+mod server;
+
+pub use router::router;
+pub use server::serve;
+
+/// All that the handlers reach.
+#[derive(Clone)]
+pub struct Service {
+    /// The way in.
+    pub ingest: Ingest,
+    /// The questions.
+    pub queries: Queries,
+    /// What the uptime monitor is told.
+    pub health: Health,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// The time of day.
+    pub clock: Clock,
+}

@@ -1,0 +1,84 @@
+//! The questions: reading what is asked, asking [`Queries`](crate::query::Queries), writing the answer.
+//!
+//! Every answer says how whole it is, in its body (but for `x-ndjson`, which has rows alone) and in a header. With
+//! `require=complete` an answer that is less than whole is refused instead; a stream that turns so is broken off.
+
+mod active;
+mod ask;
+mod density;
+mod driver;
+mod hours;
+mod list;
+mod nearby;
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, HeaderValue};
+
+use super::Service;
+use super::accept::Form;
+use super::problem::Problem;
+use crate::query::{Answer, IndexState, QueryError};
+
+pub(super) use active::{active, active_count};
+pub(super) use density::density;
+pub(super) use driver::{latest, track};
+pub(super) use hours::{hour_drivers, hour_positions};
+pub(super) use nearby::nearby;
+
+const GEOTRAIL_INDEX: HeaderName = HeaderName::from_static("geotrail-index");
+
+/// How whole an answer has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Require {
+    /// As whole as it can be had.
+    Whatever,
+    /// Whole.
+    Complete,
+}
+
+/// Gets an answer. It is labelled with the lesser of what the index was before and after, so that it never claims
+/// more than was true all the while.
+async fn fetch<T>(
+    service: &Service,
+    require: Require,
+    answer: impl Future<Output = Result<Answer<T>, QueryError>>,
+) -> Result<Answer<T>, Problem> {
+    let check = |index: IndexState| match require {
+        Require::Complete if index.is_degraded() => Err(Problem::IndexIncomplete),
+        _ => Ok(index),
+    };
+    check(service.queries.index_state())?;
+    let Answer { value, index: before } = answer.await?;
+    let index = if before.is_degraded() { before } else { service.queries.index_state() };
+    Ok(Answer { value, index: check(index)? })
+}
+
+/// A whole body in a form, with its label.
+fn respond(form: Form, index: IndexState, body: impl IntoResponse) -> Response {
+    let mut response = body.into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(form.media_type()));
+    headers.insert(GEOTRAIL_INDEX, HeaderValue::from_static(index.word()));
+    response
+}
+
+/// Puts the label on answers that have none of their own, errors among them: that a driver is not found means less
+/// while the index is being rebuilt.
+pub(super) async fn label_every_answer(
+    State(service): State<Arc<Service>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let mut response = next.run(request).await;
+    let index = service.queries.index_state();
+    // "Complete" beside "cannot be asked" would only confuse.
+    if index.is_degraded() || !response.status().is_server_error() {
+        response.headers_mut().entry(GEOTRAIL_INDEX).or_insert(HeaderValue::from_static(index.word()));
+    }
+    response
+}
