@@ -1,0 +1,167 @@
+//! The command line: its grammar, and which command does what. Flags come from the table of settings.
+//!
+//! Exit codes: 0 all went well; 1 it was tried and something failed; 2 it was asked for wrongly.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+use crate::config::{self, Flags, Problems, SETTINGS, Setting, Settings, redact};
+use crate::{app, fleet};
+
+/// It was tried and something failed.
+const FAILED: u8 = 1;
+/// It was asked for wrongly.
+const MISUSED: u8 = 2;
+
+/// The grammar.
+pub fn command() -> Command {
+    let config_file = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .value_parser(value_parser!(PathBuf))
+        .global(true)
+        .help(format!("A TOML file with settings [env: {}]", config::CONFIG_VARIABLE));
+    Command::new("geotrail")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Where every driver is, and was, hour by hour")
+        .after_help("Every flag is also a variable (--data-dir: GEOTRAIL_DATA_DIR) and a key of the file (data_dir).")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .arg(config_file)
+        .subcommand(Command::new("serve").about("Runs the service").args(flags_of(config::Command::Serve)))
+        .subcommand(
+            Command::new("simulate")
+                .about("Drives a fleet through a city and reports it to a running service")
+                .args(flags_of(config::Command::Simulate)),
+        )
+        .subcommand(
+            Command::new("replay")
+                .about("Sends a recorded trace to a running service")
+                .arg(
+                    Arg::new("file")
+                        .value_name("FILE")
+                        .required(true)
+                        .value_parser(value_parser!(PathBuf))
+                        .help("CSV with a header, or a point in JSON a line; also packed with gzip or zstd"),
+                )
+                .args(flags_of(config::Command::Replay)),
+        )
+        .subcommand(
+            Command::new("config")
+                .about("Looks after the configuration")
+                .subcommand_required(true)
+                .arg_required_else_help(true)
+                .subcommand(
+                    Command::new("check")
+                        .about("Checks flags, variables and file; shows what is in force and who said so")
+                        .args(flags_of(config::Command::Serve)),
+                ),
+        )
+}
+
+fn flags_of(command: config::Command) -> impl Iterator<Item = Arg> {
+    SETTINGS.iter().filter(move |setting| setting.commands.contains(&command)).map(|setting| {
+        let mut help = setting.help.to_owned();
+        if let Some(default) = setting.default.filter(|_| setting.value.is_some()) {
+            help = format!("{help} [default: {default}]");
+        }
+        let flag = Arg::new(setting.name).long(setting.name).help(help).action(ArgAction::Set);
+        match setting.value {
+            Some(value) => flag.value_name(value),
+            None => flag.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true"),
+        }
+    })
+}
+
+/// Reads the command line, does what it says, and tells how it went.
+pub async fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let matches = match command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) if error.use_stderr() => {
+            complain(error.render().to_string().trim_end());
+            return ExitCode::from(MISUSED);
+        }
+        Err(help) => help.exit(),
+    };
+    let outcome = match matches.subcommand() {
+        Some(("serve", matches)) => serve(matches).await,
+        Some(("simulate", matches)) => simulate(matches).await,
+        Some(("replay", matches)) => replay(matches).await,
+        Some(("config", matches)) => check(matches),
+        _ => unreachable!("the grammar knows no other command"),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(FAILED),
+        Err(error) => {
+            complain(&format!("error: {error:#}"));
+            ExitCode::from(if error.is::<Problems>() { MISUSED } else { FAILED })
+        }
+    }
+}
+
+async fn serve(matches: &ArgMatches) -> anyhow::Result<bool> {
+    let config = settings(matches, config::Command::Serve)?.serve()?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    app::serve(config).await?;
+    Ok(true)
+}
+
+async fn simulate(matches: &ArgMatches) -> anyhow::Result<bool> {
+    let config = settings(matches, config::Command::Simulate)?.simulate()?;
+    let summary = fleet::simulate::run(&fleet::simulate::Options {
+        to: config.to.expose().to_owned(),
+        drivers: config.drivers,
+        interval: config.interval,
+        duration: config.duration,
+        seed: config.seed,
+    })
+    .await?;
+    summary.print();
+    Ok(summary.all_acknowledged())
+}
+
+async fn replay(matches: &ArgMatches) -> anyhow::Result<bool> {
+    let config = settings(matches, config::Command::Replay)?.replay()?;
+    let file = matches.get_one::<PathBuf>("file").expect("the grammar requires a file").clone();
+    let options =
+        fleet::replay::Options { file, to: config.to.expose().to_owned(), speed: config.speed, now: config.now };
+    let (summary, outcome) = fleet::replay::run(&options).await?;
+    summary.print();
+    outcome?;
+    Ok(summary.all_acknowledged() && !summary.interrupted)
+}
+
+fn check(matches: &ArgMatches) -> anyhow::Result<bool> {
+    let (_, matches) = matches.subcommand().expect("the grammar requires a subcommand");
+    let settings = settings(matches, config::Command::Serve)?;
+    for warning in settings.serve()?.warnings {
+        complain(&format!("warning: {warning}"));
+    }
+    std::io::stdout().write_all(settings.describe().as_bytes())?;
+    Ok(true)
+}
+
+fn settings(matches: &ArgMatches, command: config::Command) -> Result<Settings, Problems> {
+    let given = |setting: &'static Setting| {
+        let ours = setting.commands.contains(&command);
+        let text = if ours { matches.get_one::<String>(setting.name)? } else { return None };
+        Some((setting, text.clone()))
+    };
+    let flags = Flags {
+        config: matches.get_one::<PathBuf>("config").cloned(),
+        values: SETTINGS.iter().filter_map(given).collect(),
+    };
+    Settings::load(flags, std::env::vars_os())
+}
+
+/// To people, on stderr, and never with a password in it.
+fn complain(text: &str) {
+    let _nobody_to_tell = writeln!(std::io::stderr(), "{}", redact(text));
+}

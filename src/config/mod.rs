@@ -1,0 +1,199 @@
+//! What the service and its clients are told: flag > variable > file > default, from one table of settings.
+//!
+//! Nothing unknown is let pass, nothing wrong is guessed around, and every problem names its place: the flag, the
+//! variable, or the file's line and key. Values never appear in a problem; secrets never appear at all.
+//!
+//! Never here: the command line's grammar (`cli`), what the values do.
+
+mod duration;
+mod layers;
+mod secret;
+mod settings;
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use layers::{Flags, Problem, Problems, Settings, Source, Value};
+pub use secret::{SecretUrl, redact};
+pub use settings::{
+    CONFIG_VARIABLE, Command, MAX_DRIVERS, MAX_RETENTION, MIN_RETENTION, SETTINGS, Setting, StoreChoice,
+    VARIABLE_PREFIX,
+};
+
+/// What `geotrail serve` runs with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServeConfig {
+    /// Where to listen. Beyond loopback only if that was allowed by name.
+    pub listen: SocketAddr,
+    /// Where the journal and the embedded store live.
+    pub data_dir: PathBuf,
+    /// Where the index lives.
+    pub store: StoreChoice,
+    /// How long points are kept: [`MIN_RETENTION`] to [`MAX_RETENTION`].
+    pub retention: Duration,
+    /// What every Redis key begins with: 1 to 32 of `A-Z a-z 0-9 _ -`.
+    pub redis_prefix: String,
+    /// What whoever starts the service should know: that it runs open, that a password can be seen.
+    pub warnings: Vec<String>,
+}
+
+/// What `geotrail simulate` runs with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SimulateConfig {
+    /// The service to send to.
+    pub to: SecretUrl,
+    /// How many drivers, at most [`MAX_DRIVERS`].
+    pub drivers: u32,
+    /// How often each reports.
+    pub interval: Duration,
+    /// How long; `None`: until told to stop.
+    pub duration: Option<Duration>,
+    /// The same seed drives the same ways.
+    pub seed: u64,
+}
+
+/// What `geotrail replay` runs with, beside the file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplayConfig {
+    /// The service to send to.
+    pub to: SecretUrl,
+    /// How many times faster than recorded; `None`: as fast as it is acknowledged.
+    pub speed: Option<f64>,
+    /// Whether the newest point is shifted to now.
+    pub now: bool,
+}
+
+impl Settings {
+    /// For `serve`: also checks what no setting can check by itself.
+    pub fn serve(&self) -> Result<ServeConfig, Problems> {
+        self.try_serve().map_err(|problem| Problems(vec![problem]))
+    }
+
+    fn try_serve(&self) -> Result<ServeConfig, Problem> {
+        let listen = self.read_or_default("listen", settings::listen)?;
+        let mut warnings = Vec::new();
+        if listen.ip().is_loopback() {
+            warnings.push("runs open: whoever is on this machine may read and write".to_owned());
+        } else {
+            let missing: Vec<&str> =
+                ["allow-open", "allow-plaintext"].into_iter().filter(|name| !self.is_on(name)).collect();
+            if !missing.is_empty() {
+                return Err(Problem::Conflict(format!(
+                    "{}: not a loopback address, and there are neither keys nor TLS yet; to listen there all the \
+                     same, open to everybody and unencrypted, add --{}",
+                    self.place("listen"),
+                    missing.join(" --")
+                )));
+            }
+            warnings.push("runs open and unencrypted: whoever reaches this address may read and write".to_owned());
+        }
+        Ok(ServeConfig {
+            listen,
+            data_dir: self.read_or_default("data-dir", |text| Ok(PathBuf::from(text)))?,
+            store: self.store(&mut warnings)?,
+            retention: self.read_or_default("retention", settings::retention)?,
+            redis_prefix: self.read_or_default("redis-prefix", |text| Ok(text.to_owned()))?,
+            warnings,
+        })
+    }
+
+    /// For `simulate`.
+    pub fn simulate(&self) -> Result<SimulateConfig, Problems> {
+        let config = || {
+            Ok(SimulateConfig {
+                to: self.read_or_default("to", settings::to)?,
+                drivers: self.read_or_default("drivers", settings::drivers)?,
+                interval: self.read_or_default("interval", settings::interval)?,
+                duration: self.read("duration", settings::run_time)?,
+                seed: self.read_or_default("seed", settings::seed)?,
+            })
+        };
+        config().map_err(|problem| Problems(vec![problem]))
+    }
+
+    /// For `replay`.
+    pub fn replay(&self) -> Result<ReplayConfig, Problems> {
+        let config = || {
+            Ok(ReplayConfig {
+                to: self.read_or_default("to", settings::to)?,
+                speed: self.read_or_default("speed", settings::speed)?,
+                now: self.is_on("now"),
+            })
+        };
+        config().map_err(|problem| Problems(vec![problem]))
+    }
+
+    /// Every setting in force as a line of TOML with who said so, secrets hidden.
+    pub fn describe(&self) -> String {
+        let mut lines = String::new();
+        for setting in SETTINGS {
+            if let Some(value) = self.get(setting.name) {
+                let text = toml::Value::from(redact(&value.text));
+                let line = format!("{} = {text}", setting.key());
+                let _infallible = writeln!(lines, "{line:<48} # {}", value.source);
+            }
+        }
+        lines
+    }
+
+    /// The store: `store_file` if whoever names it outranks whoever names `store`.
+    fn store(&self, warnings: &mut Vec<String>) -> Result<StoreChoice, Problem> {
+        let named = self.get("store").expect("the table of settings gives it a default");
+        match self.get("store-file") {
+            Some(file) if rank(&file.source) == rank(&named.source) => Err(Problem::Conflict(format!(
+                "{} and {}: both say where the store is; give one",
+                self.place("store"),
+                self.place("store-file")
+            ))),
+            Some(file) if file.source > named.source => Self::store_in_file(file),
+            _ => {
+                let choice = self.read_or_default("store", settings::store)?;
+                let secret = matches!(&choice, StoreChoice::Redis(url) if url.has_secret());
+                if secret && matches!(named.source, Source::Flag(_)) {
+                    warnings.push(
+                        "--store holds a password that every process of this machine can see; give it in \
+                         GEOTRAIL_STORE or in --store-file"
+                            .to_owned(),
+                    );
+                }
+                Ok(choice)
+            }
+        }
+    }
+
+    fn store_in_file(file: &Value) -> Result<StoreChoice, Problem> {
+        let path = PathBuf::from(&file.text);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => settings::store(text.trim()).map_err(|reason| Problem::Wrong {
+                source_of: Source::File(path, 1),
+                key: "store".to_owned(),
+                reason,
+            }),
+            Err(error) => Err(Problem::Unreadable { path, reason: error.to_string() }),
+        }
+    }
+
+    fn is_on(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|value| value.text == "true")
+    }
+
+    fn place(&self, name: &str) -> String {
+        match self.get(name).map(|value| &value.source) {
+            Some(source @ Source::File(..)) => format!("{source}: `{}`", name.replace('-', "_")),
+            Some(source) => source.to_string(),
+            None => format!("--{name}"),
+        }
+    }
+}
+
+/// Sources of the same rank contradict each other; of two ranks the greater wins.
+fn rank(source: &Source) -> u8 {
+    match source {
+        Source::Default => 0,
+        Source::File(..) => 1,
+        Source::Variable(_) => 2,
+        Source::Flag(_) => 3,
+    }
+}

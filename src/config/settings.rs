@@ -1,0 +1,332 @@
+//! The one table of settings: what each is called, what it may be, what it is when nobody says. Flags, variables, keys
+//! and help all come from here, so they cannot differ.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::duration;
+use super::secret::SecretUrl;
+
+/// The commands that take settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// `geotrail serve`
+    Serve,
+    /// `geotrail simulate`
+    Simulate,
+    /// `geotrail replay`
+    Replay,
+}
+
+/// One setting: `--data-dir`, `GEOTRAIL_DATA_DIR` and `data_dir` are the same.
+#[derive(Debug)]
+pub struct Setting {
+    /// The flag, without its dashes.
+    pub name: &'static str,
+    /// What its value is called in help; `None` for a switch, whose value is `true` or `false`.
+    pub value: Option<&'static str>,
+    /// The value when nobody gives one.
+    pub default: Option<&'static str>,
+    /// A sentence for help.
+    pub help: &'static str,
+    /// Who takes it.
+    pub commands: &'static [Command],
+    /// Says what was expected, without echoing what came.
+    pub(super) check: fn(&str) -> Result<(), String>,
+}
+
+impl Setting {
+    /// Its environment variable.
+    pub fn variable(&self) -> String {
+        format!("{VARIABLE_PREFIX}{}", self.key().to_ascii_uppercase())
+    }
+
+    /// Its key in the file.
+    pub fn key(&self) -> String {
+        self.name.replace('-', "_")
+    }
+}
+
+/// What every variable begins with.
+pub const VARIABLE_PREFIX: &str = "GEOTRAIL_";
+/// The variable that names the file, where `--config` does not.
+pub const CONFIG_VARIABLE: &str = "GEOTRAIL_CONFIG";
+
+/// The least the service keeps: the trailing hour spans two clock hours.
+pub const MIN_RETENTION: Duration = Duration::from_hours(2);
+/// The most: ten years, so that no sum of hours can overflow.
+pub const MAX_RETENTION: Duration = Duration::from_hours(10 * 366 * 24);
+/// The most drivers one simulation drives.
+pub const MAX_DRIVERS: u32 = 1_000_000;
+
+const SERVE: &[Command] = &[Command::Serve];
+const SIMULATE: &[Command] = &[Command::Simulate];
+const REPLAY: &[Command] = &[Command::Replay];
+const CLIENTS: &[Command] = &[Command::Simulate, Command::Replay];
+
+/// Every setting there is.
+pub static SETTINGS: &[Setting] = &[
+    Setting {
+        name: "listen",
+        value: Some("ADDRESS:PORT"),
+        default: Some("127.0.0.1:8080"),
+        help: "Where to listen; port 0 takes a free one",
+        commands: SERVE,
+        check: |text| listen(text).map(drop),
+    },
+    Setting {
+        name: "data-dir",
+        value: Some("DIR"),
+        default: Some("./geotrail-data"),
+        help: "Where the journal and the embedded store live",
+        commands: SERVE,
+        check: |text| if text.is_empty() { Err("expected a directory".to_owned()) } else { Ok(()) },
+    },
+    Setting {
+        name: "store",
+        value: Some("STORE"),
+        default: Some("embedded"),
+        help: "`embedded`, or a URL: redis://, rediss://, redis-cluster://, redis-sentinel://, redis+unix://",
+        commands: SERVE,
+        check: |text| store(text).map(drop),
+    },
+    Setting {
+        name: "store-file",
+        value: Some("FILE"),
+        default: None,
+        help: "A file that holds the value of --store, so that its password shows nowhere",
+        commands: SERVE,
+        check: |text| if text.is_empty() { Err("expected a file".to_owned()) } else { Ok(()) },
+    },
+    Setting {
+        name: "retention",
+        value: Some("DURATION"),
+        default: Some("48h"),
+        help: "How long points are kept: 90m, 48h, 2d, ...; at least 2h",
+        commands: SERVE,
+        check: |text| retention(text).map(drop),
+    },
+    Setting {
+        name: "shard-resolution",
+        value: Some("RESOLUTION"),
+        default: Some("none"),
+        help: "`none`, or the H3 resolution (0 to 9) by which an hour is spread over a cluster",
+        commands: SERVE,
+        check: shard_resolution,
+    },
+    Setting {
+        name: "redis-prefix",
+        value: Some("PREFIX"),
+        default: Some("geotrail"),
+        help: "What every Redis key begins with: 1 to 32 of A-Z a-z 0-9 _ -",
+        commands: SERVE,
+        check: redis_prefix,
+    },
+    Setting {
+        name: "allow-open",
+        value: None,
+        default: Some("false"),
+        help: "Listen beyond loopback although anybody may then read and write",
+        commands: SERVE,
+        check: |text| switch(text).map(drop),
+    },
+    Setting {
+        name: "allow-plaintext",
+        value: None,
+        default: Some("false"),
+        help: "Listen beyond loopback although nothing is encrypted",
+        commands: SERVE,
+        check: |text| switch(text).map(drop),
+    },
+    Setting {
+        name: "to",
+        value: Some("URL"),
+        default: Some("http://127.0.0.1:8080"),
+        help: "The service to send to",
+        commands: CLIENTS,
+        check: |text| to(text).map(drop),
+    },
+    Setting {
+        name: "drivers",
+        value: Some("N"),
+        default: Some("500"),
+        help: "How many drivers, up to 1,000,000",
+        commands: SIMULATE,
+        check: |text| drivers(text).map(drop),
+    },
+    Setting {
+        name: "interval",
+        value: Some("DURATION"),
+        default: Some("5s"),
+        help: "How often each driver reports, from 100ms to 1h",
+        commands: SIMULATE,
+        check: |text| interval(text).map(drop),
+    },
+    Setting {
+        name: "duration",
+        value: Some("DURATION"),
+        default: None,
+        help: "How long to drive; without it, until Ctrl-C",
+        commands: SIMULATE,
+        check: |text| run_time(text).map(drop),
+    },
+    Setting {
+        name: "seed",
+        value: Some("NUMBER"),
+        default: Some("1"),
+        help: "The same seed drives the same ways",
+        commands: SIMULATE,
+        check: |text| seed(text).map(drop),
+    },
+    Setting {
+        name: "speed",
+        value: Some("FACTOR"),
+        default: Some("max"),
+        help: "How many times faster than recorded, such as 60; `max`: as fast as it is acknowledged",
+        commands: REPLAY,
+        check: |text| speed(text).map(drop),
+    },
+    Setting {
+        name: "now",
+        value: None,
+        default: Some("false"),
+        help: "Shift the trace so that its newest point is now",
+        commands: REPLAY,
+        check: |text| switch(text).map(drop),
+    },
+];
+
+/// Where the index lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreChoice {
+    /// In this process.
+    Embedded,
+    /// In Redis, at a URL as fred reads them.
+    Redis(SecretUrl),
+}
+
+const STORE_SCHEMES: [&str; 14] = [
+    "redis",
+    "rediss",
+    "redis-cluster",
+    "rediss-cluster",
+    "redis-sentinel",
+    "rediss-sentinel",
+    "redis+unix",
+    "valkey",
+    "valkeys",
+    "valkey-cluster",
+    "valkeys-cluster",
+    "valkey-sentinel",
+    "valkeys-sentinel",
+    "valkey+unix",
+];
+
+pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected an address and a port, such as 127.0.0.1:8080 or [::1]:8080".to_owned())
+}
+
+pub(super) fn store(text: &str) -> Result<StoreChoice, String> {
+    if text == "embedded" {
+        return Ok(StoreChoice::Embedded);
+    }
+    let (scheme, rest) =
+        text.split_once("://").filter(|(scheme, _)| STORE_SCHEMES.contains(scheme)).ok_or_else(|| {
+            format!("expected `embedded`, or a URL that begins with {}://", STORE_SCHEMES[..7].join("://, "))
+        })?;
+    let place_is_fine =
+        if scheme.ends_with("+unix") { rest.contains('/') && !rest.ends_with('/') } else { names_a_host(rest) };
+    if !place_is_fine || text.chars().any(char::is_whitespace) {
+        return Err(format!("expected {scheme}:// and where it is, such as {}", example(scheme)));
+    }
+    Ok(StoreChoice::Redis(SecretUrl::new(text)))
+}
+
+fn example(scheme: &str) -> String {
+    if scheme.ends_with("+unix") {
+        format!("{scheme}:///run/redis/redis.sock")
+    } else {
+        format!("{scheme}://127.0.0.1:6379")
+    }
+}
+
+/// Whether `user:password@host:port/rest` has a host and, if any, a port from 1 to 65535.
+fn names_a_host(rest: &str) -> bool {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+    let (host, port) = match place.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (place, None),
+    };
+    !host.is_empty() && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
+pub(super) fn retention(text: &str) -> Result<Duration, String> {
+    duration::parse(text)
+        .filter(|retention| (MIN_RETENTION..=MAX_RETENTION).contains(retention))
+        .ok_or_else(|| "expected a duration with its unit, such as 48h or 2d, from 2h to 3660d".to_owned())
+}
+
+fn shard_resolution(text: &str) -> Result<(), String> {
+    match text {
+        "none" => Ok(()),
+        "0" | "1" | "2" | "3" | "4" | "5" | "6" | "7" | "8" | "9" => {
+            Err("sharding by H3 cell is not there yet: only `none` works in this version".to_owned())
+        }
+        _ => Err("expected `none` or a resolution from 0 to 9".to_owned()),
+    }
+}
+
+fn redis_prefix(text: &str) -> Result<(), String> {
+    let fine =
+        (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+    if fine { Ok(()) } else { Err("expected 1 to 32 of A-Z a-z 0-9 _ -".to_owned()) }
+}
+
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "expected `true` or `false`".to_owned())
+}
+
+pub(super) fn to(text: &str) -> Result<SecretUrl, String> {
+    reqwest::Url::parse(text)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none())
+        .map(|_| SecretUrl::new(text))
+        .ok_or_else(|| "expected the URL of a geotrail service, such as http://127.0.0.1:8080".to_owned())
+}
+
+pub(super) fn drivers(text: &str) -> Result<u32, String> {
+    text.parse()
+        .ok()
+        .filter(|drivers| (1..=MAX_DRIVERS).contains(drivers))
+        .ok_or_else(|| "expected a whole number from 1 to 1000000".to_owned())
+}
+
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
+    duration::parse(text)
+        .filter(|interval| (Duration::from_millis(100)..=Duration::from_hours(1)).contains(interval))
+        .ok_or_else(|| "expected a duration with its unit, such as 5s, from 100ms to 1h".to_owned())
+}
+
+pub(super) fn run_time(text: &str) -> Result<Duration, String> {
+    duration::parse(text)
+        .filter(|duration| (Duration::from_millis(1)..=Duration::from_hours(366 * 24)).contains(duration))
+        .ok_or_else(|| "expected a duration with its unit, such as 60s, up to 366d".to_owned())
+}
+
+pub(super) fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "expected a whole number".to_owned())
+}
+
+/// `None` for `max`.
+pub(super) fn speed(text: &str) -> Result<Option<f64>, String> {
+    match text {
+        "max" => Ok(None),
+        _ => text
+            .parse()
+            .ok()
+            .filter(|factor: &f64| (0.001..=1_000_000.0).contains(factor))
+            .map(Some)
+            .ok_or_else(|| "expected `max`, or a factor above 0 such as 60".to_owned()),
+    }
+}
