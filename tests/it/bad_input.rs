@@ -1,0 +1,333 @@
+//! Wrong and borderline requests over a real socket, and the exact answer each must get: nothing of what is refused
+//! is stored or echoed, its neighbours are, and the next request on the connection is fine.
+
+use serde_json::{Value, json};
+
+use crate::harness::app::Service;
+use crate::oracle::{hour_name, hour_of, parse_utc, rfc3339};
+
+const HOUR_MS: i64 = 3_600_000;
+/// No answer may hold what was sent; this stands in for it where a row has room for it.
+const CANARY: &str = "zzcanaryzz";
+
+fn now() -> i64 {
+    parse_utc("2026-11-22T14:00:01.250Z")
+}
+
+async fn service() -> Service {
+    Service::start("embedded", now()).await
+}
+
+fn good(driver: &str) -> Value {
+    json!({"driver_id": driver, "ts": now() - 5_000, "lat": 52.0, "lon": 21.0})
+}
+
+/// A good point with some fields replaced; `null` here takes a field away.
+fn with(driver: &str, fields: &Value) -> Value {
+    let mut point = good(driver);
+    for (name, value) in fields.as_object().expect("fields") {
+        point[name] = value.clone();
+    }
+    point
+}
+
+/// What becomes of a point with these fields: `""` if it is taken, else its code.
+fn points() -> Vec<(Value, &'static str)> {
+    let n = now();
+    vec![
+        (json!({"ts": null}), "missing_field"),
+        (json!({"lat": null}), "missing_field"),
+        (json!({"lon": null}), "missing_field"),
+        (json!({"speed_mps": null, "heading_deg": null, "accuracy_m": null, "tags": null}), ""),
+        (json!({"lat": "52.1"}), "wrong_type"),
+        (json!({"lat": CANARY}), "wrong_type"),
+        (json!({"lat": true}), "wrong_type"),
+        (json!({"lat": []}), "wrong_type"),
+        (json!({"lon": {}}), "wrong_type"),
+        (json!({"lat": 85.051_128_79}), "lat_out_of_range"),
+        (json!({"lat": 90}), "lat_out_of_range"),
+        (json!({"lat": -91}), "lat_out_of_range"),
+        (json!({"lat": 1e308}), "lat_out_of_range"),
+        (json!({"lat": 121.47, "lon": 31.23}), "lat_out_of_range"),
+        (json!({"lat": 85.051_128_78}), ""),
+        (json!({"lat": -85.051_128_78}), ""),
+        (json!({"lon": 180.000_000_1}), "lon_out_of_range"),
+        (json!({"lon": -181}), "lon_out_of_range"),
+        (json!({"lon": 1e308}), "lon_out_of_range"),
+        (json!({"lon": 180}), ""),
+        (json!({"lon": -180}), ""),
+        (json!({"lat": 0, "lon": 0}), "null_island"),
+        (json!({"lat": -0.0, "lon": 0.0}), "null_island"),
+        (json!({"lat": 0, "lon": 0.000_000_1}), ""),
+        (json!({"lat": 5e-324}), ""),
+        (json!({"ts": n / 1_000}), "ts_too_old"),
+        (json!({"ts": 0}), "ts_too_old"),
+        (json!({"ts": -1}), "ts_too_old"),
+        (json!({"ts": "1969-12-31T23:59:59Z"}), "ts_too_old"),
+        (json!({"ts": n - 48 * HOUR_MS + 1_000}), ""),
+        (json!({"ts": n - 48 * HOUR_MS - 1_000}), "ts_too_old"),
+        (json!({"ts": n * 1_000}), "ts_in_future"),
+        (json!({"ts": n + 119_000}), ""),
+        (json!({"ts": n + 121_000}), "ts_in_future"),
+        (json!({"ts": "9999-12-31T23:59:59Z"}), "ts_in_future"),
+        (json!({"ts": "10000-01-01T00:00:00Z"}), "ts_invalid"),
+        (json!({"ts": "2026-11-22T19:40:00.25+05:45"}), ""),
+        (json!({"ts": "2026-11-22t13:59:59.999999z"}), ""),
+        (json!({"ts": "2026-11-22T13:00:00-00:00"}), ""),
+        (json!({"ts": "2026-11-22T24:00:00Z"}), "ts_invalid"),
+        (json!({"ts": "2026-11-22T13:00:00"}), "ts_invalid"),
+        (json!({"ts": "2026-02-30T13:00:00Z"}), "ts_invalid"),
+        (json!({"ts": "2026-11-22T13:00:00+24:00"}), "ts_invalid"),
+        (json!({"ts": "2026-11-22T13:00:60Z"}), "ts_invalid"),
+        (json!({"ts": "2026-11-22 13:00:00Z"}), "ts_invalid"),
+        (json!({"ts": "1700000000000"}), "ts_invalid"),
+        (json!({"ts": ""}), "ts_invalid"),
+        (json!({"ts": CANARY}), "ts_invalid"),
+        (json!({"ts": true}), "wrong_type"),
+        (json!({"ts": []}), "wrong_type"),
+        (json!({"ts": 1_700_000_000_000.5}), "wrong_type"),
+        (json!({"speed_mps": -5, "heading_deg": -1, "accuracy_m": -1}), ""),
+        (json!({"heading_deg": 360}), ""),
+        (json!({"heading_deg": 360.5}), "heading_invalid"),
+        (json!({"heading_deg": 1e9}), "heading_invalid"),
+        (json!({"speed_mps": 1_000}), ""),
+        (json!({"speed_mps": 1_000.5}), "speed_invalid"),
+        (json!({"accuracy_m": 0}), ""),
+        (json!({"accuracy_m": 100_000}), ""),
+        (json!({"accuracy_m": 100_001}), "accuracy_invalid"),
+        (json!({"tags": vec!["x".repeat(32); 8]}), ""),
+        (json!({"tags": (0..9).map(|n| n.to_string()).collect::<Vec<_>>()}), "tags_invalid"),
+        (json!({"tags": ["x".repeat(33)]}), "tags_invalid"),
+        (json!({"tags": [""]}), "tags_invalid"),
+        (json!({"tags": ["Van"]}), "tags_invalid"),
+        (json!({"tags": ["a b"]}), "tags_invalid"),
+        (json!({"tags": "van"}), "wrong_type"),
+        (json!({"tags": []}), ""),
+        (json!({"tags": ["a", "a"]}), ""),
+        (json!({"colour": CANARY, "__proto__": {}}), ""),
+        // Several defects: the first in the order of the fields.
+        (json!({"ts": true, "lat": 99, "lon": 999}), "wrong_type"),
+        (json!({"lat": 99, "lon": 999, "tags": 1}), "lat_out_of_range"),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_point_never_costs_its_neighbours() {
+    let service = service().await;
+    for (number, (fields, code)) in points().into_iter().enumerate() {
+        let (subject, neighbour) = (format!("subject-{number}"), format!("neighbour-{number}"));
+        let point = with(&subject, &fields);
+        let body = json!([point, good(&neighbour)]).to_string();
+        let answer = service.post("/v1/points?wait=applied", "application/json", body).await;
+        assert_eq!(answer.status, 200, "{fields}: {answer:?}");
+        assert!(!String::from_utf8_lossy(&answer.body).contains(CANARY), "{fields}: it is echoed");
+        let json = answer.json();
+        let expected_code = if code.is_empty() { Value::Null } else { json!(code) };
+        assert_eq!(json["errors"][0]["code"], expected_code, "{fields}: {json}");
+        assert_eq!(json["accepted"], if code.is_empty() { 2 } else { 1 }, "{fields}: {json}");
+        assert_eq!(service.get(&format!("/v1/drivers/{neighbour}")).await.status, 200, "{fields}");
+        let stored = service.get(&format!("/v1/drivers/{subject}")).await;
+        assert_eq!(stored.status, if code.is_empty() { 200 } else { 404 }, "{fields}");
+        assert!(!String::from_utf8_lossy(&stored.body).contains(CANARY), "{fields}: it is stored");
+        if !code.is_empty() {
+            assert_eq!(json["errors"][0]["index"], 0);
+            let alone = service.post("/v1/points", "application/json", json!([point]).to_string()).await;
+            assert_eq!((alone.status, alone.code().as_str()), (422, "no_valid_points"), "{fields}");
+            assert_eq!(alone.json()["errors"][0]["code"], code, "{fields}");
+            assert_eq!(alone.header("content-type"), "application/problem+json");
+        }
+    }
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_is_legal_or_refused() {
+    let service = service().await;
+    let (long, longest) = ("x".repeat(65), "x".repeat(64));
+    let refused = [
+        "",
+        " ",
+        &long,
+        "a\u{200b}b",
+        "\u{202e}a",
+        "１２",
+        "a\u{0}b",
+        "a\r\nb",
+        "a\tb",
+        "\u{1b}[31m",
+        "{x}",
+        "a}{b",
+        "*",
+        "?",
+        "[a-z]",
+        "\\",
+        "../../etc/passwd",
+        "a/b",
+        "%00",
+        "~zzcanaryzz",
+        "a\r\nFLUSHALL",
+        "$5",
+        "'; DROP",
+        "${jndi:x}",
+        "<script>",
+        ".",
+        "..",
+        "-x",
+        "--help",
+        ":",
+    ];
+    for id in refused {
+        let body = json!([with(id, &json!({})), good("neighbour")]).to_string();
+        let answer = service.post("/v1/points", "application/json", body).await;
+        let json = answer.json();
+        assert_eq!((answer.status, &json["errors"][0]["code"]), (202, &json!("driver_id_invalid")), "{id:?}");
+        assert!(!String::from_utf8_lossy(&answer.body).contains(CANARY), "{id:?}");
+    }
+    for (id, code) in [
+        (json!(1.5), "wrong_type"),
+        (json!(true), "wrong_type"),
+        (json!({}), "wrong_type"),
+        (json!(-5), "driver_id_invalid"),
+        (json!(null), "missing_field"),
+    ] {
+        let body = json!([with("x", &json!({ "driver_id": id })), good("neighbour")]).to_string();
+        let answer = service.post("/v1/points", "application/json", body).await.json();
+        assert_eq!(answer["errors"][0]["code"], code, "{id}");
+    }
+    for id in ["a:b", "NX", "CH", "inf", "CON", "_x", &longest, "0123", "123", "A", "a"] {
+        let body = json!([good(id)]).to_string();
+        assert_eq!(service.post("/v1/points?wait=applied", "application/json", body).await.status, 200, "{id}");
+        let found = service.get(&format!("/v1/drivers/{id}")).await;
+        assert_eq!((found.status, &found.json()["driver_id"]), (200, &json!(id)));
+    }
+    // A number is its decimal string.
+    let number = with("x", &json!({"driver_id": 123, "ts": now()}));
+    service.post("/v1/points?wait=applied", "application/json", json!([number]).to_string()).await;
+    assert_eq!(service.get("/v1/drivers/123").await.json()["ts"], rfc3339(now()));
+    assert_eq!(service.get("/v1/drivers/a%20b").await.code(), "driver_id_invalid");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_batch_is_refused_whole() {
+    let service = service().await;
+    let (json, nd) = ("application/json", "application/x-ndjson");
+    let good = good("refused").to_string();
+    let text = |body: &str| body.replace("POINT", &good).into_bytes();
+    let mut rows: Vec<(&str, Vec<u8>, u16, &str)> = vec![
+        ("text/plain", text("[POINT]"), 415, "unsupported_media_type"),
+        ("application/xml", text("<a/>"), 415, "unsupported_media_type"),
+        ("application/json; charset=utf-16", text("[POINT]"), 415, "unsupported_media_type"),
+        (json, vec![], 400, "malformed_json"),
+        (json, text("[]"), 422, "empty_batch"),
+        (json, text(r#"{"points":[]}"#), 422, "empty_batch"),
+        (nd, vec![], 422, "empty_batch"),
+        (nd, text("\n\r\n\n"), 422, "empty_batch"),
+        (nd, text("POINT\nzzcanaryzz\nPOINT"), 400, "malformed_json"),
+        (json, text("[POINT] x"), 400, "malformed_json"),
+        (json, text("[POINT][POINT]"), 400, "malformed_json"),
+        (json, text("[POINT,]"), 400, "malformed_json"),
+        (json, text("[POINT] // x"), 400, "malformed_json"),
+        (json, text("['zzcanaryzz']"), 400, "malformed_json"),
+        (json, text("\u{feff}[POINT]"), 400, "malformed_json"),
+        (json, b"[{\"driver_id\":\"\xff\xfe\"}]".to_vec(), 400, "malformed_json"),
+        (json, text(r#"[{"driver_id":"\ud800"}]"#), 400, "malformed_json"),
+        (json, text("[{\"driver_id\":\"a\nb\"}]"), 400, "malformed_json"),
+        (json, "[".repeat(129).into_bytes(), 400, "malformed_json"),
+        (json, "[".repeat(100_000).into_bytes(), 400, "malformed_json"),
+        (json, text(r#"[{"driver_id":"refused","ts":1,"lat":1,"lat":2,"lon":3}]"#), 400, "malformed_json"),
+        (json, text(r#"{"points":[POINT],"points":[POINT]}"#), 400, "malformed_json"),
+        (json, text("[POINT,10,000x]"), 400, "malformed_json"),
+    ];
+    for bare in [r#""x""#, "7", "null", "{}", r#"{"points":null}"#, r#"{"points":{}}"#, "POINT"] {
+        rows.push((json, text(bare), 400, "malformed_json"));
+    }
+    for literal in ["NaN", "Infinity", "-Infinity", "01", "+1", ".5", "0x10", "1e400", "1E+999999999"] {
+        let body = format!(r#"[{{"driver_id":"refused","ts":{},"lat":{literal},"lon":1}}]"#, now());
+        rows.push((json, body.into_bytes(), 400, "malformed_json"));
+    }
+    rows.push((json, format!("[{}]", vec!["1"; 10_001].join(",")).into_bytes(), 413, "batch_too_large"));
+    let mut over = text("[POINT]");
+    over.resize((4 << 20) + 1, b' ');
+    rows.push((json, over, 413, "body_too_large"));
+    for (media_type, body, status, code) in rows {
+        let shown = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();
+        let answer = service.post("/v1/points", media_type, body).await;
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{media_type}: {shown}");
+        assert_eq!(answer.header("content-type"), "application/problem+json", "{shown}");
+        assert!(!String::from_utf8_lossy(&answer.body).contains(CANARY), "{shown}");
+    }
+    // A valid batch, cut at every byte.
+    let whole = format!("[{good}]");
+    for end in 0..whole.len() {
+        let answer = service.post("/v1/points", json, whole.as_bytes()[..end].to_vec()).await;
+        assert_eq!((answer.status, answer.code().as_str()), (400, "malformed_json"), "cut at {end}");
+    }
+    let last = service.post("/v1/points?wait=applied", json, json!([self::good("last")]).to_string()).await;
+    assert_eq!(last.status, 200, "the service is as good as before");
+    assert_eq!(service.get("/v1/drivers/refused").await.status, 404, "nothing of it was stored");
+    assert_eq!(service.get("/v1/active/count").await.json()["count"], 1);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_is_answered_or_refused_by_code() {
+    let service = service().await;
+    service.post("/v1/points?wait=applied", "application/json", json!([good("cab")]).to_string()).await;
+    let near = "/v1/nearby?lat=52&lon=21";
+    let mut rows = vec![
+        ("/v1/nearby?lon=1".to_owned(), 400, "missing_parameter"),
+        ("/v1/nearby?lat=1&lat=2&lon=1".to_owned(), 400, "invalid_parameter"),
+        (format!("{near}&max_age_s=60&hour=2026112213"), 400, "invalid_parameter"),
+        (format!("{near}&radus=5"), 400, "unknown_parameter"),
+        (format!("{near}&zzcanaryzz=1"), 400, "unknown_parameter"),
+        ("/v1/hours/2026112022/drivers".to_owned(), 200, ""),
+        ("/v1/hours/2026112012/drivers".to_owned(), 404, "out_of_retention"),
+        (format!("/v1/hours/{}/drivers", hour_name(hour_of(now()) + 5)), 200, ""),
+        ("/v1/drivers/cab/track?from=2&to=1".to_owned(), 400, "invalid_parameter"),
+        ("/v1/drivers/cab/track?from=zzcanaryzz".to_owned(), 400, "invalid_parameter"),
+        ("/v1/drivers/cab/track?from=1&to=1".to_owned(), 200, ""),
+        ("/v1/drivers/cab/track?from=2016-01-01T00:00:00Z".to_owned(), 200, ""),
+        ("/v1/active?cursor=zzcanaryzz".to_owned(), 400, "invalid_cursor"),
+        ("/v1/active?tags=A".to_owned(), 400, "invalid_parameter"),
+        ("/v1/active?tags=a,,b".to_owned(), 400, "invalid_parameter"),
+        ("/v1/active?tags=nobody-has-it".to_owned(), 200, ""),
+        ("/v1/active?require=complete".to_owned(), 200, ""),
+        ("/v1/active?require=x".to_owned(), 400, "invalid_parameter"),
+        ("/v1/nothing".to_owned(), 404, "not_found"),
+        ("/V1/active".to_owned(), 404, "not_found"),
+        ("/v1/active/".to_owned(), 404, "not_found"),
+        ("/v1/points".to_owned(), 405, "method_not_allowed"),
+    ];
+    let refused = |rows: &mut Vec<_>, path: &str, values: &[&str]| {
+        rows.extend(values.iter().map(|value| (format!("{path}{value}"), 400, "invalid_parameter")));
+    };
+    let no_latitude = ["NaN", "inf", "1e400", "0x10", "1,5", "%201", "%EF%BC%91", "85.06", ""];
+    refused(&mut rows, "/v1/nearby?lon=1&lat=", &no_latitude);
+    refused(&mut rows, &format!("{near}&radius_m="), &["0", "-1", "NaN", "1e308", "100001"]);
+    refused(&mut rows, &format!("{near}&limit="), &["0", "-1", "1001", "1000000000", "9223372036854775808", "10.5"]);
+    refused(&mut rows, "/v1/active?limit=", &["0", "1001", "x"]);
+    refused(&mut rows, "/v1/active?max_age_s=", &["0", "-1", "x", "172801"]);
+    refused(&mut rows, "/v1/density?resolution=", &["-1", "16", "7.5"]);
+    for hour in ["2026112224", "2026022901", "20261122", "zzcanaryzz"] {
+        rows.push((format!("/v1/hours/{hour}/drivers"), 400, "invalid_parameter"));
+    }
+    for (path, status, code) in rows {
+        let answer = service.get(&path).await;
+        assert_eq!(answer.status, status, "{path}: {}", String::from_utf8_lossy(&answer.body));
+        if status == 200 {
+            assert_eq!(answer.json()["degraded"], false, "{path}");
+        } else {
+            assert_eq!(answer.code(), code, "{path}");
+            assert_eq!(answer.header("content-type"), "application/problem+json", "{path}");
+            assert!(!String::from_utf8_lossy(&answer.body).contains(CANARY), "{path}: it is echoed");
+        }
+    }
+    let hint = service.get(&format!("{near}&radus=5")).await.json();
+    assert!(hint["detail"].as_str().is_some_and(|detail| detail.contains("radius_m")), "{hint}");
+    let html = service.get_as("text/html", "/v1/active").await;
+    assert_eq!((html.status, html.code().as_str()), (406, "not_acceptable"));
+    let wait = service.post("/v1/points?wait=x", "application/json", json!([good("x")]).to_string()).await;
+    assert_eq!((wait.status, wait.code().as_str()), (400, "invalid_parameter"));
+    service.stop().await;
+}

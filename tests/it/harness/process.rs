@@ -1,0 +1,84 @@
+//! The real binary as a child: started, killed, started again.
+
+use std::ops::Deref;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+use super::PATIENCE;
+use super::http::Http;
+
+/// A running `geotrail serve`. It derefs to a client of it; dropped, it is killed.
+pub(crate) struct Process {
+    child: Child,
+    http: Http,
+}
+
+/// The binary, talking to nobody's environment but the test's.
+pub(crate) fn geotrail() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_geotrail"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("GEOTRAIL_") {
+            command.env_remove(name);
+        }
+    }
+    command.kill_on_drop(true);
+    command
+}
+
+impl Process {
+    /// Serves from `dir`, beside which it writes its log; returns once it says where it listens.
+    pub(crate) async fn serve(dir: &Path, store: &str) -> Self {
+        Self::serve_logging(dir, store, "info").await
+    }
+
+    /// The same, with a filter of its log.
+    pub(crate) async fn serve_logging(dir: &Path, store: &str, filter: &str) -> Self {
+        let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).expect("a log");
+        let mut child = geotrail()
+            .args(["serve", "--listen", "127.0.0.1:0", "--retention", "72h", "--store", store, "--data-dir"])
+            .arg(dir.join("data"))
+            .env("RUST_LOG", filter)
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("the binary was built");
+        let stdout = child.stdout.take().expect("piped");
+        let mut line = String::new();
+        let first = tokio::time::timeout(PATIENCE, BufReader::new(stdout).read_line(&mut line)).await;
+        let log = || std::fs::read_to_string(dir.join("log")).unwrap_or_default();
+        first.expect("it starts in time").expect("its stdout can be read");
+        let base = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("{line:?}\n{}", log()));
+        Self { child, http: Http::new(base) }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.child.id().expect("it has not been waited for");
+        kill(Pid::from_raw(pid.cast_signed()), signal).expect("it is ours");
+    }
+
+    /// As if the plug were pulled.
+    pub(crate) async fn kill(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.child.wait().await.expect("it is ours");
+    }
+
+    /// Asks it to end, and waits for that.
+    pub(crate) async fn terminate(mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        ended.expect("it ends in time").expect("it is ours")
+    }
+}
+
+impl Deref for Process {
+    type Target = Http;
+
+    fn deref(&self) -> &Http {
+        &self.http
+    }
+}
