@@ -23,7 +23,7 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::journal::{Checkpoint, Journal, Reader, Record};
 use crate::model::{Offset, Point};
-use crate::store::{Batch, Store, StoreError};
+use crate::store::{Batch, Store};
 
 pub use progress::{FRESHNESS_BOUND, Progress, Wholeness};
 
@@ -159,7 +159,6 @@ impl Applier {
                     return true;
                 }
                 Err(error) => {
-                    self.progress.failing(matches!(error, StoreError::Refused(_)));
                     warn!(store = self.store.name(), %error, points = points.len(), "cannot apply; trying again");
                 }
             }

@@ -1,6 +1,6 @@
 //! How far an applier has come, and what that makes of answers: shared with everyone who must know.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -21,7 +21,6 @@ pub struct Progress {
     durable: watch::Sender<Offset>,
     points_end: AtomicU64,
     points_applied: AtomicU64,
-    is_refused: AtomicBool,
     moments: Mutex<Moments>,
 }
 
@@ -51,7 +50,6 @@ impl Progress {
             durable: watch::Sender::new(Offset::START),
             points_end: AtomicU64::new(0),
             points_applied: AtomicU64::new(0),
-            is_refused: AtomicBool::new(false),
             moments: Mutex::default(),
         }
     }
@@ -76,11 +74,6 @@ impl Progress {
         self.committed.borrow().points.saturating_sub(self.points_end.load(Ordering::Relaxed))
     }
 
-    /// Whether the store refuses the points it is given, rather than being away.
-    pub fn is_refused(&self) -> bool {
-        self.is_refused.load(Ordering::Relaxed)
-    }
-
     /// Whether answers from the store are whole at this moment.
     pub fn wholeness(&self) -> Wholeness {
         let moments = *self.moments.lock();
@@ -95,7 +88,6 @@ impl Progress {
     pub(super) fn applied(&self, end: Offset, points_end: u64, points: u64, received: Timestamp) {
         self.points_end.store(points_end, Ordering::Relaxed);
         self.points_applied.fetch_add(points, Ordering::Relaxed);
-        self.is_refused.store(false, Ordering::Relaxed);
         self.moments.lock().received = Some(received);
         self.applied.send_replace(end);
     }
@@ -113,9 +105,5 @@ impl Progress {
 
     pub(super) fn durable(&self, durable: Offset) {
         self.durable.send_replace(durable);
-    }
-
-    pub(super) fn failing(&self, is_refused: bool) {
-        self.is_refused.store(is_refused, Ordering::Relaxed);
     }
 }

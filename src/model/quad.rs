@@ -36,13 +36,6 @@ impl QuadCell {
         self.bits << shift..(self.bits + 1) << shift
     }
 
-    /// The cell of a coarser `level` that it lies in.
-    #[must_use]
-    pub fn ancestor(self, level: u8) -> Self {
-        debug_assert!(level <= self.level);
-        Self { level, bits: self.bits >> (2 * (self.level - level)) }
-    }
-
     /// Its four quarters; none at the finest level.
     pub fn children(self) -> impl Iterator<Item = Self> {
         let quarters = if self.level < Self::MAX_LEVEL { 4 } else { 0 };
