@@ -81,7 +81,7 @@ fn bytes_in(dir: &Path) -> u64 {
 async fn opened(dir: &Path) -> EmbeddedStore {
     let memtable_bytes = Options::DEFAULT_MEMTABLE_BYTES;
     let store = EmbeddedStore::new(Options { dir: dir.into(), journal: "one".into(), memtable_bytes });
-    store.open().await.expect("opens");
+    store.open("").await.expect("opens");
     store
 }
 
@@ -91,7 +91,8 @@ async fn round(store: &EmbeddedStore, vehicles: &mut [Vehicle], ms: i64, interva
     for some in vehicles.chunks_mut(BATCH) {
         let points: Vec<Point> = some.iter_mut().map(|vehicle| vehicle.report(ms, interval_s)).collect();
         *end += 1;
-        let batch = Batch { points: &points, end: Offset::new(*end), forget_before: Timestamp::from_ms(0) };
+        let batch =
+            Batch { points: &points, end: Offset::new(*end), forget_before: Timestamp::from_ms(0), repeated: false };
         let begun = Instant::now();
         store.apply(batch).await.expect("applies");
         spent += begun.elapsed();

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
-use crate::journal::{Checkpoint, Journal, Reader, Record};
+use crate::journal::{Checkpoint, Journal, Note, Reader, Record};
 use crate::model::{Offset, Point};
 use crate::store::{Batch, Store};
 
@@ -57,6 +57,8 @@ pub struct Applier {
     clock: Clock,
     retention: Duration,
     noted: (Offset, Instant),
+    /// What the journal held before this offset may be in the store already.
+    repeated_until: Offset,
 }
 
 impl Applier {
@@ -69,7 +71,9 @@ impl Applier {
         retention: Duration,
     ) -> Self {
         let checkpoint = journal.checkpoint(store.name());
-        Self { journal, store, checkpoint, progress, clock, retention, noted: (Offset::START, Instant::now()) }
+        let noted = (Offset::START, Instant::now());
+        let repeated_until = journal.committed().borrow().end;
+        Self { journal, store, checkpoint, progress, clock, retention, noted, repeated_until }
     }
 
     /// Until `stop`; then what is committed by that time is applied if the store takes it, and made durable.
@@ -127,10 +131,10 @@ impl Applier {
 
     /// Where to go on from; `None` if stopped before the store could be opened.
     async fn open(&mut self, stop: &CancellationToken) -> Result<Option<Offset>, ApplierError> {
-        let checkpoint = self.checkpoint.read()?.unwrap_or(Offset::START);
+        let Note { offset: checkpoint, marks } = self.checkpoint.read()?.unwrap_or_default();
         let mut back_off = BackOff::new();
         loop {
-            match self.store.open().await {
+            match self.store.open(&marks).await {
                 Ok(held) => {
                     let start = held.unwrap_or(checkpoint);
                     self.noted.0 = start;
@@ -151,9 +155,10 @@ impl Applier {
         let (end, points_end, received) = (last.end, last.points_end, last.received);
         let points: Vec<Point> = records.into_iter().flat_map(|record| record.points).collect();
         let mut back_off = BackOff::new();
+        let mut repeated = end <= self.repeated_until;
         loop {
             let forget_before = self.clock.now().plus_ms(-(self.retention.as_millis() as i64));
-            match self.store.apply(Batch { points: &points, end, forget_before }).await {
+            match self.store.apply(Batch { points: &points, end, forget_before, repeated }).await {
                 Ok(()) => {
                     self.progress.applied(end, points_end, points.len() as u64, received);
                     return true;
@@ -162,6 +167,8 @@ impl Applier {
                     warn!(store = self.store.name(), %error, points = points.len(), "cannot apply; trying again");
                 }
             }
+            // Any part of it may have gone in.
+            repeated = true;
             if !back_off.wait(stop).await {
                 return false;
             }
@@ -175,7 +182,8 @@ impl Applier {
         self.noted.1 = Instant::now();
         if durable > self.noted.0 {
             let checkpoint = self.checkpoint.clone();
-            let saved = spawn_blocking(move || checkpoint.save(durable)).await.map_err(|_| ApplierError::Panicked)?;
+            let note = Note { offset: durable, marks: self.store.marks() };
+            let saved = spawn_blocking(move || checkpoint.save(&note)).await.map_err(|_| ApplierError::Panicked)?;
             if let Err(error) = saved {
                 warn!(store = self.store.name(), %error, "cannot write the checkpoint; trying again");
                 return Ok(());

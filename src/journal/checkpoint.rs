@@ -8,10 +8,19 @@ use std::path::{Path, PathBuf};
 use std::{fs, str};
 
 use super::JournalId;
-use super::files::{Files, checked_line, replace, with_checksum};
+use super::files::{checked_line, replace, with_checksum};
 use crate::model::Offset;
 
 const MAGIC: &str = "geotrail-checkpoint-1";
+
+/// How far a store holds the journal, and what it wants to be told at its next opening.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Note {
+    /// Everything before this is in the store for good.
+    pub offset: Offset,
+    /// The store's own words: no blanks, no line breaks; may be empty.
+    pub marks: String,
+}
 
 /// The checkpoint of one store.
 #[derive(Clone, Debug)]
@@ -26,39 +35,34 @@ impl Checkpoint {
         Self { path: dir.join(format!("checkpoint-{name}")), journal: id }
     }
 
-    /// What the store `name` in the data directory `dir` noted last; `None` if nothing, or nothing to rely on.
-    pub fn load(dir: &Path, name: &str) -> io::Result<Option<Offset>> {
-        match Files::new(dir).read_id()? {
-            Some(id) => Self::new(dir, name, id).read(),
-            None => Ok(None),
-        }
-    }
-
     /// What was noted last; `None` if nothing, or nothing to rely on.
-    pub fn read(&self) -> io::Result<Option<Offset>> {
+    pub fn read(&self) -> io::Result<Option<Note>> {
         let bytes = match fs::read(&self.path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let offset = self.parse(&bytes);
-        if offset.is_none() {
+        let note = self.parse(&bytes);
+        if note.is_none() {
             let path = self.path.display();
             tracing::warn!(%path, "checkpoint is damaged or of another journal: the store is fed from the beginning");
         }
-        Ok(offset)
+        Ok(note)
     }
 
-    /// Notes that the store holds everything before `offset`; on disk when this returns.
-    pub fn save(&self, offset: Offset) -> io::Result<()> {
-        replace(&self.path, &with_checksum(&format!("{MAGIC} {} {offset}", self.journal)))
+    /// Notes how far the store is; on disk when this returns.
+    pub fn save(&self, note: &Note) -> io::Result<()> {
+        let Note { offset, marks } = note;
+        let separator = if marks.is_empty() { "" } else { " " };
+        replace(&self.path, &with_checksum(&format!("{MAGIC} {} {offset}{separator}{marks}", self.journal)))
     }
 
-    fn parse(&self, bytes: &[u8]) -> Option<Offset> {
+    fn parse(&self, bytes: &[u8]) -> Option<Note> {
         let mut words = checked_line(str::from_utf8(bytes).ok()?)?.split(' ');
         if words.next()? != MAGIC || JournalId::parse(words.next()?)? != self.journal {
             return None;
         }
-        words.next()?.parse().ok().map(Offset::new)
+        let offset = words.next()?.parse().ok().map(Offset::new)?;
+        Some(Note { offset, marks: words.next().unwrap_or_default().to_owned() })
     }
 }

@@ -54,7 +54,7 @@ mod retention;
 mod segment;
 mod writer;
 
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, Note};
 pub use error::{AppendError, OpenError};
 pub use options::Options;
 pub use reader::{Damage, Reader, Record};

@@ -36,8 +36,16 @@ impl Store for Measured {
         self.inner.name()
     }
 
-    async fn open(&self) -> Result<Option<Offset>, StoreError> {
-        self.time("open", self.inner.open()).await
+    async fn open(&self, marks: &str) -> Result<Option<Offset>, StoreError> {
+        self.time("open", self.inner.open(marks)).await
+    }
+
+    fn marks(&self) -> String {
+        self.inner.marks()
+    }
+
+    async fn audit(&self) -> Result<Option<Offset>, StoreError> {
+        self.time("audit", self.inner.audit()).await
     }
 
     async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {

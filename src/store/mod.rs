@@ -110,6 +110,9 @@ pub struct Batch<'a> {
     pub end: Offset,
     /// Points whose hour ended before this are already out of the retention: counted, never written.
     pub forget_before: Timestamp,
+    /// The store may hold some of these already: from a run that ended before it noted them, or from before a loss.
+    /// The outcome is the same either way; a store to which repetition costs something looks first.
+    pub repeated: bool,
 }
 
 /// An index of the journal.
@@ -120,8 +123,20 @@ pub trait Store: Send + Sync + 'static {
 
     /// Makes ready whatever must be loaded before the first `apply`, and says from where the journal must be applied:
     /// everything before that offset is in the store for good. `None`: the store keeps no such note, the applier's
-    /// own checkpoint holds.
-    async fn open(&self) -> Result<Option<Offset>, StoreError>;
+    /// own checkpoint holds. `marks` is what [`Store::marks`] said when that checkpoint was written, or empty.
+    async fn open(&self, marks: &str) -> Result<Option<Offset>, StoreError>;
+
+    /// What the store must be told at its next opening to know what it should hold: kept beside the checkpoint, of no
+    /// meaning to anyone else. One line.
+    fn marks(&self) -> String {
+        String::new()
+    }
+
+    /// Looks whether the store still holds what was put into it. If not: the offset from which the journal must be
+    /// applied again. Told once; the store then expects what follows to come again.
+    async fn audit(&self) -> Result<Option<Offset>, StoreError> {
+        Ok(None)
+    }
 
     /// Puts a batch in.
     async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError>;

@@ -140,12 +140,15 @@ async fn a_clock_that_was_ahead_for_a_while_does_not_keep_points_out() {
         journal: "one".into(),
         memtable_bytes: 64 << 20,
     });
-    store.open().await.expect("opens");
+    store.open("").await.expect("opens");
     let in_a_year = now.plus_ms(365 * 24 * 3_600_000);
     store.forget_before(in_a_year).await.expect("forgets");
     let points = [point("cab", now)];
     let end = geotrail::model::Offset::new(1);
-    store.apply(Batch { points: &points, end, forget_before: now.plus_ms(-3_600_000) }).await.expect("applies");
+    store
+        .apply(Batch { points: &points, end, forget_before: now.plus_ms(-3_600_000), repeated: false })
+        .await
+        .expect("applies");
     let window = Window { since: now, until: now };
     assert_eq!(store.active_count(window).await.expect("answers"), 1);
     store.flush().await.expect("flushes");

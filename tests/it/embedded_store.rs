@@ -82,12 +82,12 @@ fn any_op() -> impl Strategy<Value = Op> {
 
 async fn opened(dir: &Path, memtable_bytes: usize) -> (EmbeddedStore, Offset) {
     let store = EmbeddedStore::new(Options { dir: dir.into(), journal: "one".into(), memtable_bytes });
-    let from = store.open().await.expect("opens").expect("knows its offset");
+    let from = store.open("").await.expect("opens").expect("knows its offset");
     (store, from)
 }
 
 async fn apply(store: &EmbeddedStore, points: &[Point], end: u64, forget_before: Timestamp) {
-    store.apply(Batch { points, end: Offset::new(end), forget_before }).await.expect("applies");
+    store.apply(Batch { points, end: Offset::new(end), forget_before, repeated: false }).await.expect("applies");
 }
 
 async fn all<T, F: Future<Output = Result<Page<T>, StoreError>>>(

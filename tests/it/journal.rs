@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use geotrail::journal::{AppendError, Checkpoint, Damage, Journal, OpenError, Options, Reader, Record};
+use geotrail::journal::{AppendError, Damage, Journal, Note, OpenError, Options, Reader, Record};
 use geotrail::model::{Accuracy, DriverId, Fix, Heading, Offset, Point, Position, Speed, Tags, Timestamp};
 use tempfile::TempDir;
 
@@ -554,7 +554,7 @@ fn files_are_for_the_owner_alone() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("new/data");
     let journal = open(&data);
-    journal.checkpoint("redis").save(Offset::START).unwrap();
+    journal.checkpoint("redis").save(&Note::default()).unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&data), mode(&data.join("journal"))), (0o700, 0o700));
     assert_eq!(mode(&data.join("checkpoint-redis")), 0o600);
@@ -567,13 +567,15 @@ fn files_are_for_the_owner_alone() {
 fn a_checkpoint_is_whole_of_this_journal_or_none() {
     let dir = TempDir::new().unwrap();
     let journal = open(dir.path());
-    assert_eq!(Checkpoint::load(dir.path(), "redis").unwrap(), None);
     let checkpoint = journal.checkpoint("redis");
-    for offset in [0, 1, u64::MAX, 77] {
-        checkpoint.save(Offset::new(offset)).unwrap();
-        assert_eq!(Checkpoint::load(dir.path(), "redis").unwrap(), Some(Offset::new(offset)));
+    assert_eq!(checkpoint.read().unwrap(), None);
+    let note = |offset, marks: &str| Note { offset: Offset::new(offset), marks: marks.into() };
+    let last = note(77, "2026112213=41,2026112214=77");
+    for note in [note(0, ""), note(1, "2026112213=1"), note(u64::MAX, ""), last.clone()] {
+        checkpoint.save(&note).unwrap();
+        assert_eq!(checkpoint.read().unwrap(), Some(note));
     }
-    assert_eq!(Checkpoint::load(dir.path(), "embedded").unwrap(), None, "each store has its own");
+    assert_eq!(journal.checkpoint("embedded").read().unwrap(), None, "each store has its own");
     let path = dir.path().join("checkpoint-redis");
     let bytes = fs::read(&path).unwrap();
     for len in 0..bytes.len() {
@@ -587,11 +589,11 @@ fn a_checkpoint_is_whole_of_this_journal_or_none() {
         assert_eq!(checkpoint.read().unwrap(), None, "bit {bit}");
     }
     fs::write(&path, &bytes).unwrap();
-    assert_eq!(checkpoint.read().unwrap(), Some(Offset::new(77)));
+    assert_eq!(checkpoint.read().unwrap(), Some(last));
     let other = TempDir::new().unwrap();
-    open(other.path());
+    let stranger = open(other.path()).checkpoint("redis");
     fs::copy(&path, other.path().join("checkpoint-redis")).unwrap();
-    assert_eq!(Checkpoint::load(other.path(), "redis").unwrap(), None, "of another journal");
+    assert_eq!(stranger.read().unwrap(), None, "of another journal");
 }
 
 fn fixture(name: &str) -> TempDir {

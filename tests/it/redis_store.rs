@@ -80,7 +80,7 @@ fn points(seed: u64, count: usize, drivers: usize) -> Vec<Point> {
 }
 
 fn batch(points: &[Point], end: u64) -> Batch<'_> {
-    Batch { points, end: Offset::new(end), forget_before: now().plus_ms(-48 * 3_600_000) }
+    Batch { points, end: Offset::new(end), forget_before: now().plus_ms(-48 * 3_600_000), repeated: false }
 }
 
 /// What must be in the store, by the simplest means.

@@ -641,7 +641,8 @@ async fn redis_that_is_gone_is_never_an_empty_answer() {
         tags: vec![],
     };
     let point = point(&at("cab", now(), 52.0, 21.0));
-    let batch = Batch { points: &[point], end: Offset::new(9_999), forget_before: Timestamp::from_ms(0) };
+    let batch =
+        Batch { points: &[point], end: Offset::new(9_999), forget_before: Timestamp::from_ms(0), repeated: false };
     let answers: Vec<(&str, Result<(), StoreError>)> = vec![
         ("latest", store.latest(&driver, long).await.map(drop)),
         ("nearby", store.nearby(&near).await.map(drop)),

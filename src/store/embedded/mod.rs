@@ -175,7 +175,7 @@ impl Store for EmbeddedStore {
         "embedded"
     }
 
-    async fn open(&self) -> Result<Option<Offset>, StoreError> {
+    async fn open(&self, _marks: &str) -> Result<Option<Offset>, StoreError> {
         self.blocking(Shared::load).await.map(Some)
     }
 

@@ -118,7 +118,7 @@ impl Store for RedisStore {
         "redis"
     }
 
-    async fn open(&self) -> Result<Option<Offset>, StoreError> {
+    async fn open(&self, _marks: &str) -> Result<Option<Offset>, StoreError> {
         Ok(None)
     }
 

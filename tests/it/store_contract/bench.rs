@@ -57,7 +57,7 @@ pub(super) async fn open_embedded(dir: &Path) -> (Arc<dyn Store>, Option<Offset>
     use geotrail::store::embedded::{EmbeddedStore, Options};
     let options = Options { dir: dir.to_path_buf(), journal: "one".into(), memtable_bytes: 32 * 1_024 };
     let store = EmbeddedStore::new(options);
-    let from = store.open().await.expect("it opens");
+    let from = store.open("").await.expect("it opens");
     (Arc::new(store), from)
 }
 
@@ -79,7 +79,7 @@ pub(super) async fn open_redis(server: &RedisServer, instance: &str) -> Arc<dyn 
         deadline: Duration::from_secs(5),
     };
     let store = RedisStore::connect(options).await.expect("it connects");
-    store.open().await.expect("it opens");
+    store.open("").await.expect("it opens");
     // It connects on its own, and says of itself whether it has.
     eventually("Redis", async || store.ping().await.ok()).await;
     Arc::new(store)
@@ -98,7 +98,7 @@ impl Bench {
         let points: Vec<Point> = reports.iter().map(point).collect();
         self.applied += 1_000;
         let end = Offset::new(self.applied);
-        let batch = Batch { points: &points, end, forget_before: Timestamp::from_ms(forget_before) };
+        let batch = Batch { points: &points, end, forget_before: Timestamp::from_ms(forget_before), repeated: false };
         self.store.apply(batch).await.expect("it applies");
     }
 }
