@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::harness::app::Service;
 use crate::harness::process::Process;
 use crate::harness::{Backing, Kind, on_both_stores};
-use crate::oracle::{Report, Seen, hour_name, hour_of, parse_utc};
+use crate::oracle::{Report, Seen, hour_name, hour_of, lately};
 
 /// Stands for whatever must not come back.
 const TOKEN: &str = "q7zcanaryx9k2mvw";
@@ -201,7 +201,7 @@ on_both_stores! { no_log_tells_who_or_where }
 async fn a_stream_that_cannot_be_finished_is_broken_off() {
     const DRIVERS: usize = 60_000;
     let backing = Backing::new(Kind::Redis);
-    let now = parse_utc("2026-11-22T14:00:00Z");
+    let now = lately("14:00:00");
     let service = Service::start(&backing.url, now).await;
     let seen = Seen { ts: now, lat: 52.0, lon: 21.0, ..Seen::default() };
     let fleet: Vec<_> =

@@ -38,7 +38,10 @@ impl Process {
 
     /// The same, with a filter of its log.
     pub(crate) async fn serve_logging(dir: &Path, store: &str, filter: &str) -> Self {
-        Self::serve_with(dir, store, |command| drop(command.env("RUST_LOG", filter))).await
+        Self::serve_with(dir, store, |command| {
+            command.env("RUST_LOG", filter);
+        })
+        .await
     }
 
     /// The same, with more said to the child.
