@@ -227,12 +227,15 @@ async fn a8_a_sync_that_fails_is_never_acknowledged() {
     check_503(&posted.await.expect("it does not panic"), "journal_unavailable", "a failed sync");
 
     // A segment of which only the name could be lost is no better.
-    disk.begin(Fault::FailOneSync);
     disk.begin(Fault::NoNames);
-    for what in ["a failed sync", "a name that is not safe"] {
+    disk.begin(Fault::FailOneSync);
+    eventually("a segment that could not be made", async || {
         let answer = service.try_post("/v1/points", &[today("failed")]).await.expect("an answer");
-        check_503(&answer, "journal_unavailable", what);
-    }
+        check_503(&answer, "journal_unavailable", "a name that is not safe");
+        let log = fs::read_to_string(dir.path().join("log")).expect("a log");
+        log.contains("no fresh journal segment").then_some(())
+    })
+    .await;
     disk.end(Fault::NoNames);
 
     accepts(&service, "after").await;

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::harness::app::Service;
 use crate::harness::process::Process;
+use crate::harness::redis::RedisServer;
 use crate::harness::{Backing, Kind, on_both_stores};
 use crate::oracle::{Report, Seen, hour_name, hour_of, lately};
 
@@ -196,6 +197,26 @@ async fn no_log_tells_who_or_where(kind: Kind) {
 }
 
 on_both_stores! { no_log_tells_who_or_where }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_redis_repeats_in_its_errors_goes_no_further() {
+    // To a command that it does not have, Redis answers with the arguments.
+    let server = RedisServer::start_with(&["--rename-command", "GETRANGE", ""]);
+    let dir = tempfile::tempdir().expect("a directory");
+    let service = Process::serve_logging(dir.path(), &server.url(), "trace").await;
+    let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as i64;
+    let seen = Seen { ts: now, lat: 52.0, lon: 21.0, ..Seen::default() };
+    service.report(&[Report { driver: TOKEN.into(), seen }]).await;
+    let key = format!("geotrail:{{{}}}:track:{TOKEN}", hour_name(hour_of(now)));
+    assert!(server.cli(&["GETRANGE", &key, "0", "9"]).contains(TOKEN), "else this shows nothing");
+    let answer = service.get(&format!("/v1/drivers/{TOKEN}/track")).await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "index_unavailable"));
+    assert!(!String::from_utf8_lossy(&answer.body).contains(TOKEN), "it is echoed");
+    assert!(service.terminate().await.success());
+    let log = fs::read_to_string(dir.path().join("log")).expect("a log");
+    assert!(log.contains("a query could not be answered"), "the failure is logged");
+    assert_eq!(log.lines().find(|line| line.contains(TOKEN)), None, "it is in the log");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_cannot_be_finished_is_broken_off() {
