@@ -15,6 +15,7 @@ use geotrail::store::{Batch, Store, Window};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::harness::faulty_disk::{Fault, FaultyDisk};
 use crate::harness::process::Process;
 use crate::harness::{Backing, Kind, eventually, on_both_stores};
 use crate::oracle::{Report, Seen};
@@ -188,6 +189,25 @@ async fn a_checkpoint_that_cannot_be_written_holds_nothing_up() {
         })
         .await;
     }
+    assert!(service.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_that_cannot_be_synced_is_not_relied_on() {
+    let Some(disk) = FaultyDisk::new() else { return };
+    let dir = tempfile::tempdir().expect("a directory");
+    let service = disk.serve(dir.path()).await;
+    service.report(&[report("cab")]).await;
+    disk.begin(Fault::NoRuns);
+    assert!(service.terminate().await.success());
+    let log = fs::read_to_string(dir.path().join("log")).expect("a log");
+    assert!(log.contains("flush at shutdown failed"), "{log}");
+    let manifest = dir.path().join("data/embedded/manifest");
+    assert!(!manifest.exists(), "nothing is named that a power cut could take");
+    let service = Process::serve(dir.path(), "embedded").await;
+    service.caught_up().await;
+    let track = service.get("/v1/drivers/cab/track").await.json();
+    assert_eq!(track["points"].as_array().map(Vec::len), Some(1), "the journal has it: {track}");
     assert!(service.terminate().await.success());
 }
 

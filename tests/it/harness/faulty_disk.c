@@ -3,6 +3,7 @@
    stall          no sync comes back (the first one that waits makes the file `stalled`)
    fail-one-sync  the next sync fails, and the file goes
    no-names       no directory can be synced
+   no-runs        no run of the embedded store can be synced
    full           of a write only half fits, and then nothing */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -10,6 +11,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -39,10 +41,22 @@ int fdatasync(int fd) {
     return sync(fd);
 }
 
+static int is_directory(int fd) {
+    struct stat file;
+    return fstat(fd, &file) == 0 && S_ISDIR(file.st_mode);
+}
+
+static int is_run(int fd) {
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    path[length < 0 ? 0 : length] = 0;
+    return strstr(path, "/embedded/run-") != NULL;
+}
+
 int fsync(int fd) {
     int (*sync)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fsync");
-    struct stat file;
-    if (is_told("no-names") && fstat(fd, &file) == 0 && S_ISDIR(file.st_mode)) {
+    if ((is_told("no-names") && is_directory(fd)) || (is_told("no-runs") && is_run(fd))) {
         errno = EIO;
         return -1;
     }

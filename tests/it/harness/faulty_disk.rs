@@ -19,6 +19,8 @@ pub(crate) enum Fault {
     FailOneSync,
     /// No directory can be synced, so no new name is safe.
     NoNames,
+    /// No history of the embedded store can be synced.
+    NoRuns,
     /// Nothing more fits.
     Full,
 }
@@ -29,6 +31,7 @@ impl Fault {
             Self::Stall => "stall",
             Self::FailOneSync => "fail-one-sync",
             Self::NoNames => "no-names",
+            Self::NoRuns => "no-runs",
             Self::Full => "full",
         }
     }
