@@ -21,5 +21,6 @@ mod queries;
 mod redis_store;
 mod store_contract;
 mod tidy;
+mod topology_node;
 mod traces;
 mod track_codec;

@@ -21,6 +21,7 @@ const RETENTION: Duration = Duration::from_hours(48);
 fn options(server: &RedisServer, instance: &str) -> Options {
     Options {
         url: server.url(),
+        ca: None,
         prefix: Options::PREFIX.into(),
         instance: instance.into(),
         retention: RETENTION,
