@@ -117,6 +117,11 @@ impl Link {
     /// Sends commands, those for one server in one pipeline. The replies, in order, if there is no error among them.
     /// All that can be done is done, even if there is.
     pub(super) async fn run(&self, commands: Vec<Command>) -> Result<Vec<Reply>, StoreError> {
+        self.each(commands).await.into_iter().collect()
+    }
+
+    /// Like [`Link::run`], for who can do without some of the replies.
+    pub(super) async fn each(&self, commands: Vec<Command>) -> Vec<Result<Reply, StoreError>> {
         self.send(commands).await.into_iter().map(|reply| reply.map_err(StoreError::from)).collect()
     }
 

@@ -122,6 +122,8 @@ impl Node {
         asking: bool,
     ) -> Result<Vec<Result<Reply, Failure>>, Failure> {
         if self.state.is_broken() {
+            // Whoever asks again at once must not keep the watchdog from its turn.
+            tokio::task::yield_now().await;
             return Err(self.state.live.load().down());
         }
         let _permit = self.state.in_flight.acquire().await.expect("the semaphore is never closed");
