@@ -78,7 +78,7 @@ impl App {
         }
 
         let metrics = Metrics::new();
-        let inner = open_store(&config, &journal).await?;
+        let inner = open_store(&config, &journal, &metrics).await?;
         let name = inner.name();
         let observing = metrics.clone();
         let store: Arc<dyn Store> = Arc::new(Measured::new(inner, move |operation, took| {
@@ -135,7 +135,7 @@ impl App {
     }
 }
 
-async fn open_store(config: &ServeConfig, journal: &Journal) -> anyhow::Result<Arc<dyn Store>> {
+async fn open_store(config: &ServeConfig, journal: &Journal, metrics: &Metrics) -> anyhow::Result<Arc<dyn Store>> {
     Ok(match &config.store {
         StoreChoice::Embedded => Arc::new(EmbeddedStore::new(embedded::Options {
             dir: config.data_dir.clone(),
@@ -145,12 +145,21 @@ async fn open_store(config: &ServeConfig, journal: &Journal) -> anyhow::Result<A
         StoreChoice::Redis(url) => {
             let options = redis::Options {
                 url: url.expose().to_owned(),
+                ca: config.redis_ca.clone(),
                 prefix: config.redis_prefix.clone(),
                 instance: journal.id().to_string(),
                 retention: config.retention,
                 deadline: REDIS_DEADLINE,
             };
-            Arc::new(RedisStore::connect(options).await?)
+            let store = Arc::new(RedisStore::connect(options).await?);
+            let told = store.clone();
+            let (own, others) = (metrics.redis_slowlog_entries("geotrail"), metrics.redis_slowlog_entries("other"));
+            metrics.at_scrape(move || {
+                let (by_us, by_others) = told.slow_log_entries();
+                own.inc_by(by_us.saturating_sub(own.get()));
+                others.inc_by(by_others.saturating_sub(others.get()));
+            });
+            store
         }
     })
 }

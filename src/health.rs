@@ -61,6 +61,8 @@ pub struct Report {
     pub store_name: &'static str,
     /// Whether the store can be asked.
     pub store: StoreHealth,
+    /// What keeps the store from doing all that it should, if anything is known to.
+    pub store_trouble: Option<&'static str>,
     /// How whole the index is.
     pub index: IndexState,
     /// Whether points can be taken.
@@ -116,14 +118,19 @@ impl Health {
         let index = self.0.label.state();
         let journal_writable = self.0.journal.is_writable();
         let is_reporting = last_report_age_ms.is_some_and(|age| age <= TRAILING_HOUR_MS);
-        let is_well = !index.is_degraded() && journal_writable && probed.store != StoreHealth::Unreachable;
+        let store_trouble = self.0.store.trouble();
+        let is_well = !index.is_degraded()
+            && journal_writable
+            && probed.store != StoreHealth::Unreachable
+            && store_trouble.is_none();
         let status = match (is_reporting, is_well) {
             (true, true) => Status::Pass,
             (true, false) => Status::Warn,
             (false, _) => Status::Fail,
         };
         let store_name = self.0.store.name();
-        Report { status, last_report, last_report_age_ms, store_name, store: probed.store, index, journal_writable }
+        let store = probed.store;
+        Report { status, last_report, last_report_age_ms, store_name, store, store_trouble, index, journal_writable }
     }
 
     /// Asks the store once, for at most a second, and says whether it answered.

@@ -186,7 +186,7 @@ impl Metrics {
         }
     }
 
-    /// The counter of slow commands of `client`: our own, or others'.
+    /// The counter of slow commands of `client`: `geotrail` for our own, `other` for all others'.
     pub fn redis_slowlog_entries(&self, client: &'static str) -> IntCounter {
         self.0.redis_slowlog_entries.with_label_values(&[client])
     }
@@ -292,7 +292,7 @@ mod tests {
         metrics.http_request("GET", "/health", "200", Duration::from_millis(1));
         metrics.store_operation("redis", "apply").observe(0.1);
         metrics.set_store_state("redis", "partial");
-        metrics.redis_slowlog_entries("own").inc();
+        metrics.redis_slowlog_entries("geotrail").inc();
         metrics.set_vendor_expiry("map", "ops", "licence", Timestamp::from_ms(2_000));
         let text = String::from_utf8(metrics.scrape().1).unwrap();
         for line in [
@@ -307,7 +307,7 @@ mod tests {
             "geotrail_store_operation_duration_seconds_count{operation=\"apply\",store=\"redis\"} 1",
             "geotrail_store_state{state=\"partial\",store=\"redis\"} 1",
             "geotrail_store_state{state=\"up\",store=\"redis\"} 0",
-            "geotrail_redis_slowlog_entries_total{client=\"own\"} 1",
+            "geotrail_redis_slowlog_entries_total{client=\"geotrail\"} 1",
             "geotrail_vendor_expiry_seconds{kind=\"licence\",name=\"map\",owner=\"ops\"} 2",
         ] {
             assert!(text.lines().any(|own| own == line), "{line} is missing from\n{text}");

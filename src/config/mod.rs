@@ -35,6 +35,8 @@ pub struct ServeConfig {
     pub retention: Duration,
     /// What every Redis key begins with: 1 to 32 of `A-Z a-z 0-9 _ -`.
     pub redis_prefix: String,
+    /// The certificates to trust where Redis is reached by TLS; `None`: those of the system.
+    pub redis_ca: Option<PathBuf>,
     /// What whoever starts the service should know: that it runs open, that a password can be seen.
     pub warnings: Vec<String>,
 }
@@ -89,10 +91,19 @@ impl Settings {
             }
             warnings.push("runs open and unencrypted: whoever reaches this address may read and write".to_owned());
         }
+        let store = self.store(&mut warnings)?;
+        let redis_ca = self.read("redis-ca", |text| Ok(PathBuf::from(text)))?;
+        if redis_ca.is_some() && !matches!(&store, StoreChoice::Redis(url) if url.asks_for_tls()) {
+            return Err(Problem::Conflict(format!(
+                "{}: says whom to trust, but the store is not reached by TLS; its URL would begin with rediss",
+                self.place("redis-ca")
+            )));
+        }
         Ok(ServeConfig {
             listen,
             data_dir: self.read_or_default("data-dir", |text| Ok(PathBuf::from(text)))?,
-            store: self.store(&mut warnings)?,
+            store,
+            redis_ca,
             retention: self.read_or_default("retention", settings::retention)?,
             redis_prefix: self.read_or_default("redis-prefix", |text| Ok(text.to_owned()))?,
             warnings,

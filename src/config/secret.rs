@@ -19,6 +19,12 @@ impl SecretUrl {
         &self.0
     }
 
+    /// Whether its scheme says TLS.
+    pub fn asks_for_tls(&self) -> bool {
+        let scheme = self.0.split_once(':').map_or("", |(scheme, _)| scheme);
+        ["rediss", "valkeys"].contains(&scheme.split('-').next().unwrap_or_default())
+    }
+
     /// Whether showing the URL in full would show a secret.
     pub fn has_secret(&self) -> bool {
         redact(&self.0) != self.0

@@ -123,6 +123,14 @@ pub static SETTINGS: &[Setting] = &[
         check: redis_prefix,
     },
     Setting {
+        name: "redis-ca",
+        value: Some("FILE"),
+        default: None,
+        help: "The certificates to trust where the URL of Redis asks for TLS; without it, those of the system",
+        commands: SERVE,
+        check: |text| if text.is_empty() { Err("expected a file".to_owned()) } else { Ok(()) },
+    },
+    Setting {
         name: "allow-open",
         value: None,
         default: Some("false"),

@@ -70,10 +70,11 @@ fn word(status: StatusCode, word: &str) -> Response {
 
 impl From<&Report> for Document {
     fn from(report: &Report) -> Self {
-        let (store_status, store) = match report.store {
-            StoreHealth::Up => ("pass", "up"),
-            StoreHealth::Unreachable => ("fail", "unreachable"),
-            StoreHealth::Unknown => ("warn", "not asked yet"),
+        let (store_status, store) = match (report.store, report.store_trouble) {
+            (StoreHealth::Up, None) => ("pass", "up"),
+            (StoreHealth::Up, Some(trouble)) => ("warn", trouble),
+            (StoreHealth::Unreachable, _) => ("fail", "unreachable"),
+            (StoreHealth::Unknown, _) => ("warn", "not asked yet"),
         };
         let is_degraded = report.index.is_degraded();
         let checks = [
@@ -95,6 +96,7 @@ impl From<&Report> for Document {
             (is_degraded, "queries are answered from less than everything"),
             (!report.journal_writable, "no points can be taken: the journal cannot be written"),
         ];
+        let notes = notes.into_iter().filter_map(|(holds, note)| holds.then_some(note));
         Self {
             status: match report.status {
                 Status::Pass => "pass",
@@ -102,7 +104,7 @@ impl From<&Report> for Document {
                 Status::Fail => "fail",
             },
             output: (report.status == Status::Fail).then(|| why_silent(report.store)),
-            notes: notes.into_iter().filter_map(|(holds, note)| holds.then_some(note)).collect(),
+            notes: notes.chain(report.store_trouble).collect(),
             last_report_at: report.last_report.map(Moment),
             last_report_age_s: report.last_report_age_ms.map(|ms| ms as f64 / 1_000.0),
             checks: checks.into_iter().map(|(name, check)| (name, [check])).collect(),
@@ -145,6 +147,7 @@ mod tests {
         last_report_age_ms: Some(1_250),
         store_name: "redis",
         store: StoreHealth::Up,
+        store_trouble: None,
         index: IndexState::Complete,
         journal_writable: true,
     };
@@ -185,5 +188,9 @@ mod tests {
         assert_eq!(document["notes"].as_array().unwrap().len(), 2);
         assert_eq!(document["checks"]["index"][0]["as_of"], "1970-01-01T00:00:00.000Z");
         assert_eq!(document["checks"]["journal"][0]["status"], "fail");
+        let refused = Report { store_trouble: Some("writes are refused"), ..report };
+        let document = self::document(&refused);
+        assert_eq!(document["notes"][2], "writes are refused");
+        assert_eq!(document["checks"]["store:redis"][0]["observedValue"], "writes are refused");
     }
 }

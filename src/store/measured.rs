@@ -117,6 +117,10 @@ impl Store for Measured {
         self.time("last_report", self.inner.last_report(window)).await
     }
 
+    fn trouble(&self) -> Option<&'static str> {
+        self.inner.trouble()
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.time("ping", self.inner.ping()).await
     }

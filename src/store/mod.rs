@@ -196,6 +196,11 @@ pub trait Store: Send + Sync + 'static {
     /// The `ts` of the newest fix of the whole fleet, of all instances, within the window; `None` if there is none.
     async fn last_report(&self, window: Window) -> Result<Option<Timestamp>, StoreError>;
 
+    /// What keeps it from doing all that it should, in words for an operator; `None` if nothing is known to.
+    fn trouble(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Whether it can be asked, quickly.
     async fn ping(&self) -> Result<(), StoreError>;
 }

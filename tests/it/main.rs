@@ -22,5 +22,7 @@ mod queries;
 mod redis_store;
 mod store_contract;
 mod tidy;
+mod topology;
+mod topology_node;
 mod traces;
 mod track_codec;

@@ -21,6 +21,7 @@ const RETENTION: Duration = Duration::from_hours(48);
 fn options(server: &RedisServer, instance: &str) -> Options {
     Options {
         url: server.url(),
+        ca: None,
         prefix: Options::PREFIX.into(),
         instance: instance.into(),
         retention: RETENTION,
@@ -354,8 +355,8 @@ async fn redis_may_come_late_and_come_back_empty() {
 /// Passes bytes on to a server, holding some of its replies back for longer than the client waits.
 async fn slow_now_and_then(server: &RedisServer, hold: Duration) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let url = format!("redis://{}", listener.local_addr().expect("it is bound"));
-    let upstream = server.url().replace("redis://", "");
+    let url = RedisServer::url_at(&listener.local_addr().expect("it is bound").to_string());
+    let upstream = server.address();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
             let upstream = TcpStream::connect(&upstream).await.expect("the server is there");

@@ -4,19 +4,20 @@
 //! packed fixes, so the newest wins wherever it came from. Every key has its expiry from the moment it exists. Every
 //! command is small; a call of the service is many of them, in pipelines.
 //!
-//! - `link` is the connection, and alone knows the client library; `keys` alone knows names and expiries.
+//! - `link` is the way to all servers, and alone knows the client library; `keys` alone knows names and expiries.
 //! - `apply` and `write.lua` write; `newest`, `nearby` with `crowd.lua`, `listing`, `track` read; `forget` removes.
 //!
 //! Never here: KEYS, SCAN, SMEMBERS, GEORADIUS, GEOSEARCH, DEL, FLUSH, or anything about the journal.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use self::forget::Forgotten;
 use self::keys::{Keys, Shard};
-use self::link::{Command, Link, Script};
+use self::link::{Command, Link, NOT_ALLOWED, Script};
 use super::{Batch, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
 use crate::model::{DriverId, Fix, Hour, MAX_AHEAD_MS, Offset, Timestamp};
 
@@ -38,6 +39,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 pub struct Options {
     /// `redis://`, `rediss://`, `redis-cluster://` or `redis-sentinel://`, as fred spells them. May hold a password.
     pub url: String,
+    /// A file of certificates to trust where the URL asks for TLS; `None`: those of the system.
+    pub ca: Option<PathBuf>,
     /// What all keys begin with; without braces.
     pub prefix: String,
     /// The id of this instance's journal, 16 hex digits: whose watermarks these are. A rebuild takes an id of its
@@ -62,6 +65,7 @@ pub struct RedisStore {
     index: Index,
     deadline: Duration,
     applied: AtomicU64,
+    is_refused: AtomicBool,
     forgotten: Forgotten,
 }
 
@@ -86,23 +90,40 @@ impl RedisStore {
     /// A store that works as soon as Redis is there, which need not be now: it waits for a moment, so that who comes
     /// first finds a connection where there can be one. Refuses a URL or a prefix that cannot be right.
     pub async fn connect(options: Options) -> Result<Self, StoreError> {
-        let Options { url, prefix, instance, retention, deadline } = options;
+        let Options { url, ca, prefix, instance, retention, deadline } = options;
         if prefix.is_empty() || prefix.contains(['{', '}']) {
             return Err(StoreError::Refused("the prefix of keys is empty or has braces".into()));
         }
         let index = Index {
-            link: Link::open(&url, deadline)?,
+            link: Link::open(&url, ca.as_deref(), deadline)?,
             keys: Keys::new(prefix, instance, retention),
             script: Script::new(apply::SCRIPT),
             crowd: Script::new(nearby::CROWD),
         };
         index.link.settled(SETTLE).await;
-        Ok(Self { index, deadline, applied: AtomicU64::new(0), forgotten: Forgotten::default() })
+        Ok(Self {
+            index,
+            deadline,
+            applied: AtomicU64::new(0),
+            is_refused: AtomicBool::new(false),
+            forgotten: Forgotten::default(),
+        })
     }
 
     /// Clients that no longer answered and were replaced.
     pub fn rebuilds(&self) -> u64 {
         self.index.link.rebuilds()
+    }
+
+    /// Entries that came into the slow logs of all servers since the start: of clients that call themselves
+    /// `geotrail`, and of all others.
+    pub fn slow_log_entries(&self) -> (u64, u64) {
+        self.index.link.slow_log_entries()
+    }
+
+    /// Primaries that cannot be asked now. What lies on the others is answered.
+    pub fn missing_primaries(&self) -> usize {
+        self.index.link.missing()
     }
 
     async fn within<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
@@ -123,7 +144,15 @@ impl Store for RedisStore {
     }
 
     async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
-        self.within(self.index.apply(batch)).await?;
+        let outcome = self.within(self.index.apply(batch)).await;
+        match &outcome {
+            Ok(()) => self.is_refused.store(false, Ordering::Relaxed),
+            Err(StoreError::Unavailable(word)) if word == NOT_ALLOWED => {
+                self.is_refused.store(true, Ordering::Relaxed);
+            }
+            Err(_) => {}
+        }
+        outcome?;
         self.applied.fetch_max(batch.end.get(), Ordering::Relaxed);
         Ok(())
     }
@@ -191,6 +220,13 @@ impl Store for RedisStore {
 
     async fn last_report(&self, window: Window) -> Result<Option<Timestamp>, StoreError> {
         self.within(self.index.last_report(window)).await
+    }
+
+    fn trouble(&self) -> Option<&'static str> {
+        if self.is_refused.load(Ordering::Relaxed) {
+            return Some("writes are refused: this user may not run the commands that they take");
+        }
+        (self.missing_primaries() > 0).then_some("not every primary answers")
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -38,9 +38,13 @@ impl Index {
                 let ids = asked.iter().map(|at| id(&drivers[*at]));
                 Command::on("HMGET", self.keys.fixes(*shard)).args(ids)
             });
-            let replies = self.link.run(commands.collect()).await?;
+            let replies = self.link.each(commands.collect()).await;
             for ((shard, asked), reply) in questions.into_iter().zip(replies) {
-                for (at, reply) in asked.iter().zip(reply.list()?) {
+                // Where a newer fix was found, an older hour need not answer.
+                if asked.iter().all(|at| newest[*at].is_some()) {
+                    continue;
+                }
+                for (at, reply) in asked.iter().zip(reply?.list()?) {
                     let fix = fix(shard, reply)?;
                     if newest[*at].is_none() {
                         newest[*at] = fix;
@@ -63,8 +67,8 @@ impl Index {
         let shards = self.shards(window);
         for shards in shards.chunks(HOURS_AT_ONCE) {
             let commands = shards.iter().map(|shard| Command::on("GET", self.keys.last(*shard)));
-            for reply in self.link.run(commands.collect()).await? {
-                if let Some(ms) = reply.decimal()? {
+            for reply in self.link.each(commands.collect()).await {
+                if let Some(ms) = reply?.decimal()? {
                     let ts = Timestamp::from_ms(ms);
                     return Ok((ts >= window.since).then_some(ts));
                 }

@@ -72,6 +72,7 @@ async fn start(data_dir: PathBuf, store: &str, now_ms: &Arc<AtomicI64>) -> App {
         store,
         retention: RETENTION,
         redis_prefix: "geotrail".into(),
+        redis_ca: None,
         warnings: Vec::new(),
     };
     let now_ms = now_ms.clone();

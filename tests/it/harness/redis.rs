@@ -1,10 +1,13 @@
-//! A redis-server of a test's own: on a free port, in memory only, gone with its guard.
+//! A redis-server of a test's own: on a free port, in memory only, gone with its guard. The service under test comes to
+//! it as the user that `docs/redis-keys.md` tells operators to make, so a command that this user may not run fails the
+//! test that runs it; tests look in as the default user.
 //!
 //! Never here: what the store under test does with it.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -13,12 +16,88 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+/// The password of the service's user.
+pub(crate) const PASSWORD: &str = "swordfish-of-the-tests";
+
+/// The rules of the service's user, as the documentation has them.
+pub(crate) fn user() -> String {
+    let document = include_str!("../../../docs/redis-keys.md");
+    let line =
+        document.lines().find(|line| line.starts_with("user geotrail on ")).expect("the document has the line");
+    assert!(line.contains(">PASSWORD "), "{line}");
+    line.replace(">PASSWORD ", &format!(">{PASSWORD} "))
+}
+
+/// A port where nobody listens, below those that the system gives to clients.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add((std::process::id() as u16).wrapping_mul(61));
+        let port = 11_000 + number % 20_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// A running redis-server, killed on drop.
 pub(crate) struct RedisServer {
     port: u16,
     extra: Vec<String>,
     dir: TempDir,
     child: Option<Child>,
+}
+
+/// A running sentinel, killed on drop.
+pub(crate) struct Sentinel {
+    port: u16,
+    child: Child,
+    _dir: TempDir,
+}
+
+impl Sentinel {
+    /// Watches a primary under the name `fleet`, of which two sentinels must think the worst before they act.
+    pub(crate) fn start(primary: &RedisServer) -> Self {
+        let (port, dir) = (free_port(), TempDir::new().expect("a directory"));
+        let config = dir.path().join("sentinel.conf");
+        let lines = format!(
+            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor fleet 127.0.0.1 {} 2\n\
+             sentinel down-after-milliseconds fleet 1000\nsentinel failover-timeout fleet 3000\n",
+            dir.path().display(),
+            primary.port
+        );
+        std::fs::write(&config, lines).expect("a file");
+        let child = Command::new("redis-server")
+            .arg(&config)
+            .arg("--sentinel")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        let sentinel = Self { port, child, _dir: dir };
+        eventually("the sentinel answers", || sentinel.cli(&["PING"]).trim() == "PONG");
+        sentinel
+    }
+
+    pub(crate) fn cli(&self, args: &[&str]) -> String {
+        cli(self.port, args)
+    }
+
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Freezes it.
+    pub(crate) fn stop(&self) {
+        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGSTOP).expect("it runs");
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl RedisServer {
@@ -37,14 +116,26 @@ impl RedisServer {
 
     /// A port where nobody listens yet; [`Self::restart`] starts a server there.
     pub(crate) fn absent() -> Self {
-        let port =
-            TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
-        Self { port, extra: Vec::new(), dir: TempDir::new().expect("a directory"), child: None }
+        Self { port: free_port(), extra: Vec::new(), dir: TempDir::new().expect("a directory"), child: None }
     }
 
-    /// `redis://127.0.0.1:PORT`
+    /// Its URL, for the service.
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        Self::url_at(&self.address())
+    }
+
+    /// The URL of what listens at `address` in its place.
+    pub(crate) fn url_at(address: &str) -> String {
+        format!("redis://geotrail:{PASSWORD}@{address}")
+    }
+
+    /// `127.0.0.1:PORT`
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
     }
 
     /// Kills it, if it runs, and starts an empty one at the same port.
@@ -54,6 +145,8 @@ impl RedisServer {
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .arg("--dir")
             .arg(self.dir.path())
+            .args(["--user"])
+            .args(user().split_whitespace().skip(1))
             .args(&self.extra)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -83,8 +176,12 @@ impl RedisServer {
 
     /// Runs a command through `redis-cli`, and gives what that prints when it does not print to a person.
     pub(crate) fn cli(&self, args: &[&str]) -> String {
-        let output = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(args).output();
-        String::from_utf8_lossy(&output.expect("redis-cli is installed").stdout).into_owned()
+        cli(self.port, args)
+    }
+
+    /// The same as the service's user.
+    pub(crate) fn cli_as_user(&self, args: &[&str]) -> String {
+        cli(self.port, &[&["--user", "geotrail", "--pass", PASSWORD, "--no-auth-warning"], args].concat())
     }
 
     /// Every key there is. For tests alone: it asks all of Redis.
@@ -127,6 +224,11 @@ impl RedisServer {
     fn pid(&self) -> Pid {
         Pid::from_raw(self.child.as_ref().expect("it was started").id() as i32)
     }
+}
+
+fn cli(port: u16, args: &[&str]) -> String {
+    let output = Command::new("redis-cli").args(["-p", &port.to_string()]).args(args).output();
+    String::from_utf8_lossy(&output.expect("redis-cli is installed").stdout).into_owned()
 }
 
 impl Drop for RedisServer {

@@ -73,6 +73,7 @@ pub(super) async fn open_redis(server: &RedisServer, instance: &str) -> Arc<dyn 
     use geotrail::store::redis::{Options, RedisStore};
     let options = Options {
         url: server.url(),
+        ca: None,
         prefix: "geotrail".into(),
         instance: instance.into(),
         retention: KEEP,

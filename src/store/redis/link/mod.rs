@@ -1,0 +1,307 @@
+//! The way to Redis, whatever its topology. Below this module alone is known which client library it is (fred): commands go
+//! out and replies come in as types of our own, so that another client is this folder's work.
+//!
+//! Every primary has a client of its own (`node`), for a client of a whole cluster stalls as a whole when one of its
+//! servers does. So the slots are ours to know (`map`): a pipeline is cut by slot, its parts go to their servers at
+//! once, and what is answered with MOVED or ASK is sent where that says. A server that answers nothing costs only what
+//! is asked of it. One server, or the primary that sentinels name, is a map with one owner.
+//!
+//! Never here: a key, a script's text, what a reply means.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use futures_util::future;
+use rand::RngExt as _;
+use tokio::task::AbortHandle;
+
+use self::command::{Failure, Target, unexpected};
+use self::map::Territory;
+use self::node::Node;
+use crate::store::StoreError;
+
+pub(super) use self::command::{Command, NOT_ALLOWED, Reply, Script};
+
+mod command;
+mod map;
+mod node;
+mod place;
+mod slowlog;
+
+/// How often commands may be sent anew because of what a server answered.
+const ROUNDS: usize = 32;
+/// Pauses before asking anew a server that cannot answer yet: the first, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(160));
+
+/// Connections that heal, to all primaries.
+#[derive(Debug)]
+pub(super) struct Link {
+    territory: Arc<Territory>,
+    upkeep: AbortHandle,
+    /// So long a server is asked anew that says that it will answer soon.
+    patience: Duration,
+}
+
+/// A command on its way, and the place of its reply.
+#[derive(Debug)]
+struct Pending {
+    place: usize,
+    command: Command,
+    route: Route,
+}
+
+#[derive(Clone, Debug)]
+enum Route {
+    /// To whoever has its key's slot.
+    Owner,
+    /// To this one, which has it now.
+    At(Arc<Node>),
+    /// To this one, which is about to have it.
+    Asking(Arc<Node>),
+}
+
+/// What goes to one server in one pipeline.
+#[derive(Debug)]
+struct Group {
+    node: Arc<Node>,
+    asking: bool,
+    pending: Vec<Pending>,
+}
+
+impl Link {
+    /// Begins to connect, and returns at once. `ca` is a file of certificates to trust instead of the system's. Must
+    /// be called within a Tokio runtime.
+    pub(super) fn open(url: &str, ca: Option<&Path>, deadline: Duration) -> Result<Self, StoreError> {
+        // fred takes rustls' process-wide provider; whoever installed one before us has the say.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (topology, dial) = place::read(url, ca, deadline)?;
+        let territory = Arc::new(Territory::new(topology, dial)?);
+        let upkeep = tokio::spawn(map::keep_up(territory.clone())).abort_handle();
+        Ok(Self { territory, upkeep, patience: deadline / 2 })
+    }
+
+    /// Waits for the first connections, no longer than `patience`.
+    pub(super) async fn settled(&self, patience: Duration) {
+        let all = async {
+            while self.territory.map().primaries.is_empty() {
+                tokio::time::sleep(PAUSES.0).await;
+            }
+            for node in &self.territory.map().primaries {
+                node.settled(patience).await;
+            }
+        };
+        // Whoever comes without a connection is told so by every call.
+        let _ = tokio::time::timeout(patience, all).await;
+    }
+
+    /// Clients that no longer answered and were replaced.
+    pub(super) fn rebuilds(&self) -> u64 {
+        self.territory.tally.rebuilds.load(Ordering::Relaxed)
+    }
+
+    /// Entries that came into the slow logs: of clients of our name, and of others.
+    pub(super) fn slow_log_entries(&self) -> (u64, u64) {
+        let tally = &self.territory.tally;
+        (tally.slow_own.load(Ordering::Relaxed), tally.slow_others.load(Ordering::Relaxed))
+    }
+
+    /// Primaries that cannot be asked now. What needs none of them is answered all the same.
+    pub(super) fn missing(&self) -> usize {
+        let map = self.territory.map();
+        let silent = map.primaries.iter().filter(|node| !node.answers()).count();
+        silent.max(usize::from(map.primaries.is_empty()))
+    }
+
+    /// Sends commands, those for one server in one pipeline. The replies, in order, if there is no error among them.
+    /// All that can be done is done, even if there is.
+    pub(super) async fn run(&self, commands: Vec<Command>) -> Result<Vec<Reply>, StoreError> {
+        self.each(commands).await.into_iter().collect()
+    }
+
+    /// Like [`Link::run`], for who can do without some of the replies.
+    pub(super) async fn each(&self, commands: Vec<Command>) -> Vec<Result<Reply, StoreError>> {
+        self.send(commands).await.into_iter().map(|reply| reply.map_err(StoreError::from)).collect()
+    }
+
+    /// Sends one command.
+    pub(super) async fn ask(&self, command: Command) -> Result<Reply, StoreError> {
+        let mut replies = self.run(vec![command]).await?;
+        replies.pop().ok_or_else(unexpected)
+    }
+
+    /// Sends calls of a script; again, with its text, those for which a server did not know it. The replies, in
+    /// order.
+    pub(super) async fn run_script(&self, _script: &Script, calls: Vec<Command>) -> Result<Vec<Reply>, StoreError> {
+        self.run(calls).await
+    }
+
+    /// As many replies as commands.
+    async fn send(&self, commands: Vec<Command>) -> Vec<Result<Reply, Failure>> {
+        let begun = Instant::now();
+        let mut replies: Vec<Option<Result<Reply, Failure>>> = commands.iter().map(|_| None).collect();
+        let mut pending: Vec<Pending> = commands
+            .into_iter()
+            .enumerate()
+            .map(|(place, command)| Pending { place, command, route: Route::Owner })
+            .collect();
+        let mut pause = PAUSES.0;
+        for round in 0.. {
+            let mut later = false;
+            let groups = self.groups(std::mem::take(&mut pending), &mut replies);
+            let answers = future::join_all(groups.into_iter().map(Group::send)).await;
+            for (node, asked, reply) in answers.into_iter().flatten() {
+                let failure = match reply {
+                    Err(failure) if round < ROUNDS => failure,
+                    other => {
+                        settle(&mut replies[asked.place], other);
+                        continue;
+                    }
+                };
+                match self.again(&node, asked, failure) {
+                    Ok((asked, is_later)) => {
+                        // In time the slot may have another owner.
+                        later |= is_later;
+                        pending.push(asked);
+                    }
+                    Err((place, failure)) => settle(&mut replies[place], Err(failure)),
+                }
+            }
+            if pending.is_empty() {
+                break;
+            }
+            if later {
+                if begun.elapsed() >= self.patience {
+                    for Pending { place, .. } in pending {
+                        settle(&mut replies[place], Err(Failure::Again("not ready in time".into())));
+                    }
+                    break;
+                }
+                let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+                tokio::time::sleep(jittered).await;
+                pause = (pause * 2).min(PAUSES.1);
+            }
+        }
+        replies.into_iter().map(|reply| reply.unwrap_or_else(|| Err(nobody()))).collect()
+    }
+
+    /// By server, each in the order of `pending`. What has none is settled.
+    fn groups(&self, pending: Vec<Pending>, replies: &mut [Option<Result<Reply, Failure>>]) -> Vec<Group> {
+        let map = self.territory.map();
+        let mut groups: Vec<Group> = Vec::new();
+        let mut put = |node: Arc<Node>, asking, pending| {
+            let group = groups.iter_mut().find(|group| Arc::ptr_eq(&group.node, &node) && group.asking == asking);
+            match group {
+                Some(group) => group.pending.push(pending),
+                None => groups.push(Group { node, asking, pending: vec![pending] }),
+            }
+        };
+        for pending in pending {
+            let Pending { place, command, route } = &pending;
+            let nodes = match (route, command.target, command.slot()) {
+                (Route::At(node), ..) => vec![node.clone()],
+                (Route::Asking(node), ..) => {
+                    put(node.clone(), true, pending);
+                    continue;
+                }
+                (Route::Owner, Target::Every, _) => map.primaries.clone(),
+                (Route::Owner, _, Some(slot)) => map.owner(slot).into_iter().collect(),
+                (Route::Owner, _, None) => map.anyone().into_iter().collect(),
+            };
+            if nodes.is_empty() {
+                self.territory.refresh.notify_one();
+                settle(&mut replies[*place], Err(nobody()));
+            }
+            if command.target == Target::Every {
+                for node in nodes {
+                    let route = Route::At(node.clone());
+                    put(node, false, Pending { place: *place, command: command.clone(), route });
+                }
+            } else if let Some(node) = nodes.into_iter().next() {
+                put(node, false, pending);
+            }
+        }
+        groups
+    }
+
+    /// What to do with a command after a failure: send it again, maybe later; or its failure.
+    fn again(
+        &self,
+        node: &Arc<Node>,
+        mut asked: Pending,
+        failure: Failure,
+    ) -> Result<(Pending, bool), (usize, Failure)> {
+        let is_every = asked.command.target == Target::Every;
+        let (route, is_later) = match &failure {
+            Failure::NoScript => {
+                asked.command.spell_out();
+                (asked.route.clone(), false)
+            }
+            Failure::Moved(address) if self.territory.is_cluster() => {
+                let Some(slot) = asked.command.slot() else { return Err((asked.place, failure)) };
+                let address = address.clone().or_host_of(node.address());
+                let Ok(node) = self.territory.moved(slot, address) else { return Err((asked.place, failure)) };
+                (Route::At(node), false)
+            }
+            Failure::Ask(address) if self.territory.is_cluster() => {
+                let address = address.clone().or_host_of(node.address());
+                let Ok(node) = self.territory.guest(address) else { return Err((asked.place, failure)) };
+                (Route::Asking(node), false)
+            }
+            Failure::Again(_) if is_every => (asked.route.clone(), true),
+            Failure::Again(_) => (Route::Owner, true),
+            Failure::ReadOnly if self.territory.is_known_by_others() => {
+                self.territory.refresh.notify_one();
+                (Route::Owner, true)
+            }
+            _ => {
+                self.territory.refresh.notify_one();
+                return Err((asked.place, failure));
+            }
+        };
+        asked.route = route;
+        Ok((asked, is_later))
+    }
+}
+
+impl Group {
+    /// Each command with its reply, and who gave it.
+    async fn send(self) -> Vec<(Arc<Node>, Pending, Result<Reply, Failure>)> {
+        let Self { node, asking, pending } = self;
+        let commands: Vec<&Command> = pending.iter().map(|pending| &pending.command).collect();
+        match node.send(&commands, asking).await {
+            Ok(replies) => {
+                pending.into_iter().zip(replies).map(|(pending, reply)| (node.clone(), pending, reply)).collect()
+            }
+            Err(failure) => {
+                let failed = |pending: Pending| {
+                    // Of a pipeline that broke, some commands may have been carried out; scripts may count.
+                    let failure = match &failure {
+                        Failure::Again(word) if pending.command.is_script() => Failure::Down(word.clone()),
+                        failure => failure.clone(),
+                    };
+                    (node.clone(), pending, Err(failure))
+                };
+                pending.into_iter().map(failed).collect()
+            }
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.upkeep.abort();
+    }
+}
+
+/// Of several replies to one command the failure stays, or else the first.
+fn settle(place: &mut Option<Result<Reply, Failure>>, reply: Result<Reply, Failure>) {
+    if place.is_none() || reply.is_err() {
+        *place = Some(reply);
+    }
+}
+
+fn nobody() -> Failure {
+    Failure::Down("it is not known who has these keys".into())
+}

@@ -1,0 +1,320 @@
+//! The way to one Redis server: names that look like messages, late replies, TLS, what a server may refuse, slow logs.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use geotrail::model::{DriverId, Fix, Hour, Offset, Point, Position, Tags, Timestamp};
+use geotrail::store::redis::{Options, RedisStore};
+use geotrail::store::{Batch, NearbyQuery, Store, StoreError, When, Window};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use crate::harness::app::Service;
+use crate::harness::eventually;
+use crate::harness::redis::{PASSWORD, RedisServer, free_port};
+use crate::oracle::{Report, Seen};
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    Timestamp::from_ms(since.as_millis() as i64)
+}
+
+fn options(url: String) -> Options {
+    Options {
+        url,
+        ca: None,
+        prefix: Options::PREFIX.into(),
+        instance: "00000000000000aa".into(),
+        retention: Duration::from_hours(48),
+        deadline: Options::DEADLINE,
+    }
+}
+
+async fn connected(server: &RedisServer) -> RedisStore {
+    let store = RedisStore::connect(options(server.url())).await.expect("a good URL");
+    eventually("a connection", async || store.ping().await.ok()).await;
+    store
+}
+
+fn place(number: i32) -> Position {
+    Position::from_e7(525_000_000 + number, 134_000_000).expect("on the map")
+}
+
+fn point(driver: &str, ts: Timestamp, position: Position) -> Point {
+    let fix = Fix { ts, position, speed: None, heading: None, accuracy: None, tags: Tags::NONE };
+    Point { driver: DriverId::new(driver).expect("a good id"), fix }
+}
+
+fn batch(points: &[Point]) -> Batch<'_> {
+    let forget_before = now().plus_ms(-48 * 3_600_000);
+    Batch { points, end: Offset::new(1), forget_before, repeated: false }
+}
+
+fn report(driver: &str) -> Report {
+    let seen = Seen { ts: now().as_ms(), lat: 52.5, lon: 13.4, ..Seen::default() };
+    Report { driver: driver.into(), seen }
+}
+
+#[tokio::test]
+async fn names_that_look_like_messages_are_names() {
+    let server = RedisServer::start();
+    let store = connected(&server).await;
+    let groups: [&[&str]; 5] = [
+        &["message", "x", "y"],
+        &["smessage", "x", "y"],
+        &["subscribe", "x", "y", "z"],
+        &["pmessage", "x", "y", "z"],
+        &["pubsub", "pmessage", "x", "y", "z"],
+    ];
+    for (back, names) in groups.iter().zip(0..).map(|(names, back)| (back, names)) {
+        let ts = now().plus_ms(-back * 3_600_000);
+        let hour: Hour = ts.hour();
+        let points: Vec<Point> = names.iter().map(|name| point(name, ts, place(0))).collect();
+        store.apply(batch(&points)).await.expect("Redis is there");
+        let listed = store.hour_drivers(hour, None, 100).await.expect("Redis is there").items;
+        assert_eq!(listed.iter().map(DriverId::as_str).collect::<Vec<_>>(), *names);
+        let query =
+            NearbyQuery { centre: place(0), radius_m: 100.0, limit: 10, when: When::During(hour), tags: vec![] };
+        let (near, _) = store.nearby(&query).await.expect("Redis is there");
+        assert_eq!(near.iter().map(|near| near.located.driver.as_str()).collect::<Vec<_>>(), *names);
+    }
+    store.ping().await.expect("replies still belong to their questions");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_reply_belongs_to_its_question_after_a_frozen_server_thaws() {
+    let server = RedisServer::start();
+    let store = Arc::new(connected(&server).await);
+    let points: Vec<Point> =
+        (0..200).map(|number| point(&format!("driver-{number}"), now(), place(number))).collect();
+    store.apply(batch(&points)).await.expect("Redis is there");
+    let until = Instant::now() + Duration::from_secs(7);
+    let mut askers = JoinSet::new();
+    for asker in 0..8 {
+        let (store, points) = (store.clone(), points.clone());
+        askers.spawn(async move {
+            let window = Window { since: now().plus_ms(-3_600_000), until: now().plus_ms(120_000) };
+            let (mut right, mut late) = (0, 0);
+            for point in points.iter().cycle().skip(asker * 25) {
+                match store.latest(&point.driver, window).await {
+                    Ok(fix) => {
+                        assert_eq!(fix.as_ref(), Some(&point.fix), "another's answer");
+                        right += 1;
+                    }
+                    Err(StoreError::Unavailable(_)) => {
+                        late += 1;
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+                if Instant::now() > until && right > 0 {
+                    return (right, late);
+                }
+            }
+            unreachable!("the points never end")
+        });
+    }
+    // Longer than a pipeline waits, shorter than it takes to give the client up; then longer than that.
+    for frozen_ms in [1_200, 2_500] {
+        server.stop();
+        tokio::time::sleep(Duration::from_millis(frozen_ms)).await;
+        server.cont();
+        eventually("it is back", async || store.ping().await.ok()).await;
+    }
+    while let Some(asker) = askers.join_next().await {
+        let (right, late) = asker.expect("every value belongs to its question");
+        assert!(right > 0 && late > 0, "{right} right, {late} late");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_commands_are_counted_by_whose_they_are() {
+    let server = RedisServer::start_with(&["--slowlog-log-slower-than", "0"]);
+    let service = Service::start(&server.url(), now().as_ms()).await;
+    service.report(&[report("driver-1")]).await;
+    let names = || -> Vec<bool> {
+        let clients = server.cli(&["CLIENT", "LIST"]);
+        clients
+            .lines()
+            .filter(|line| line.contains("user=geotrail "))
+            .map(|line| line.contains(" name=geotrail "))
+            .collect()
+    };
+    let all_named = || {
+        let names = names();
+        !names.is_empty() && names.into_iter().all(|is_named| is_named)
+    };
+    eventually("a name", async || all_named().then_some(())).await;
+    assert_ne!(server.cli(&["CLIENT", "KILL", "USER", "geotrail"]).trim(), "0");
+    eventually("a name after reconnecting", async || all_named().then_some(())).await;
+    for client in ["geotrail", "other"] {
+        eventually("both are counted", async || {
+            server.cli(&["PING"]);
+            let metrics = String::from_utf8(service.get("/metrics").await.body).expect("text");
+            let name = format!("geotrail_redis_slowlog_entries_total{{client=\"{client}\"}} ");
+            let count = metrics
+                .lines()
+                .find_map(|line| line.strip_prefix(name.as_str()))
+                .expect("it is there from the start");
+            (count.parse::<u64>().expect("a count") > 0).then_some(())
+        })
+        .await;
+    }
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_managed_server_refuses_is_done_without() {
+    let server = RedisServer::start();
+    for refused in ["-client", "-slowlog", "-info", "-config", "-latency", "-function"] {
+        assert_eq!(server.cli(&["ACL", "SETUSER", "geotrail", refused]).trim(), "OK");
+    }
+    let service = Service::start(&server.url(), now().as_ms()).await;
+    service.report(&[report("driver-1")]).await;
+    assert_eq!(service.get("/v1/drivers/driver-1").await.status, 200);
+    let status = async || service.get("/health").await.json()["status"].as_str().map(str::to_owned);
+    eventually("all well", async || (status().await.as_deref() == Some("pass")).then_some(())).await;
+
+    assert_eq!(server.cli(&["ACL", "SETUSER", "geotrail", "-eval", "-evalsha"]).trim(), "OK");
+    let answer = service.try_post("/v1/points", &[report("driver-2")]).await.expect("an answer");
+    assert_eq!(answer.status, 202, "points are taken all the same");
+    let health = eventually("it is said", async || {
+        let health = service.get("/health").await.json();
+        health.to_string().contains("writes are refused").then_some(health)
+    })
+    .await;
+    assert_eq!(health["status"], "warn", "{health}");
+    assert!(!health.to_string().contains(PASSWORD) && !health.to_string().contains("driver-2"), "{health}");
+    assert_eq!(server.cli(&["ACL", "SETUSER", "geotrail", "+eval", "+evalsha"]).trim(), "OK");
+    service.caught_up().await;
+    assert_eq!(service.get("/v1/drivers/driver-2").await.status, 200);
+    eventually("all well again", async || (status().await.as_deref() == Some("pass")).then_some(())).await;
+    service.stop().await;
+}
+
+#[test]
+fn the_documented_user_may_do_nothing_else() {
+    let server = RedisServer::start();
+    for refused in [
+        &["KEYS", "geotrail:*"][..],
+        &["SCAN", "0"],
+        &["FLUSHALL"],
+        &["CONFIG", "GET", "dir"],
+        &["DEL", "geotrail:a"],
+        &["GET", "another:key"],
+        &["SET", "another:key", "1"],
+        &["EVAL", "return redis.call('GET', 'another:key')", "0"],
+        &["ACL", "LIST"],
+        &["CLIENT", "KILL", "ID", "1"],
+        &["CLUSTER", "RESET"],
+        &["SLOWLOG", "RESET"],
+        &["PUBLISH", "a", "b"],
+    ] {
+        let answer = server.cli_as_user(refused);
+        assert!(
+            answer.contains("NOPERM") || answer.contains("can't run") || answer.contains("can't access"),
+            "{refused:?}: {answer}"
+        );
+    }
+    assert_eq!(server.cli_as_user(&["SET", "geotrail:a", "1"]).trim(), "OK");
+}
+
+/// Certificates made for one test.
+struct Authority(TempDir);
+
+impl Authority {
+    fn new() -> Self {
+        let authority = Self(TempDir::new().expect("a directory"));
+        for name in ["ca", "stranger"] {
+            authority
+                .openssl(&format!("req -x509 {KEY} -keyout {name}.key -out {name}.pem -days 2 -subj /CN={name}"));
+        }
+        authority
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A certificate of `issuer` for `localhost`, good from now on for so many days.
+    fn issue(&self, name: &str, issuer: &str, days: i32) {
+        std::fs::write(self.file("extensions"), "subjectAltName=DNS:localhost").expect("a file");
+        self.openssl(&format!("req {KEY} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
+        self.openssl(&format!(
+            "x509 -req -in {name}.csr -CA {issuer}.pem -CAkey {issuer}.key -CAcreateserial -out {name}.pem -days {days} \
+             -extfile extensions"
+        ));
+    }
+
+    fn openssl(&self, arguments: &str) {
+        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(self.0.path()).output();
+        let output = output.expect("openssl is installed");
+        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn server(&self, name: &str) -> (RedisServer, u16) {
+        let port = free_port();
+        let path = |path: PathBuf| path.display().to_string();
+        let (certificate, key) = (path(self.file(&format!("{name}.pem"))), path(self.file(&format!("{name}.key"))));
+        let server = RedisServer::start_with(&[
+            "--tls-port",
+            &port.to_string(),
+            "--tls-cert-file",
+            &certificate,
+            "--tls-key-file",
+            &key,
+            "--tls-ca-cert-file",
+            &path(self.file("ca.pem")),
+            "--tls-auth-clients",
+            "no",
+        ]);
+        (server, port)
+    }
+}
+
+const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+
+async fn over_tls(host: &str, port: u16, ca: Option<&Path>) -> Result<(), StoreError> {
+    let url = format!("rediss://geotrail:{PASSWORD}@{host}:{port}");
+    let store = RedisStore::connect(Options { ca: ca.map(Path::to_owned), ..options(url) }).await?;
+    store.ping().await?;
+    let point = point("driver-1", now(), place(0));
+    store.apply(batch(std::slice::from_ref(&point))).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_for_servers_that_can_show_who_they_are() {
+    let help = Command::new("redis-cli").arg("--help").output().expect("redis-cli is installed");
+    if !String::from_utf8_lossy(&[help.stdout, help.stderr].concat()).contains("--tls") {
+        eprintln!("SKIPPED: this Redis has no TLS");
+        return;
+    }
+    let authority = tokio::task::block_in_place(Authority::new);
+    let ca = authority.file("ca.pem");
+    let serve = |name: &str, issuer: &str, days| {
+        tokio::task::block_in_place(|| {
+            authority.issue(name, issuer, days);
+            authority.server(name)
+        })
+    };
+    let (_good, port) = serve("good", "ca", 2);
+    over_tls("localhost", port, Some(&ca)).await.expect("it shows who it is");
+    let refused = async |host, port, ca: Option<&Path>| match over_tls(host, port, ca).await {
+        Err(StoreError::Unavailable(why)) => assert!(why.contains("certificate"), "{why}"),
+        other => panic!("{other:?}"),
+    };
+    refused("127.0.0.1", port, Some(&ca)).await;
+    refused("localhost", port, None).await;
+    refused("localhost", port, Some(&authority.file("stranger.pem"))).await;
+    let (_expired, port) = serve("expired", "ca", -1);
+    refused("localhost", port, Some(&ca)).await;
+    let (_strange, port) = serve("strange", "stranger", 2);
+    refused("localhost", port, Some(&ca)).await;
+
+    for unusable in ["no-such-file.pem", "good.key"] {
+        let outcome = over_tls("localhost", port, Some(&authority.file(unusable))).await;
+        assert!(matches!(outcome, Err(StoreError::Refused(_))), "{unusable}: {outcome:?}");
+    }
+}
