@@ -69,7 +69,11 @@ fn flags_of(command: config::Command) -> impl Iterator<Item = Arg> {
         if let Some(default) = setting.default.filter(|_| setting.value.is_some()) {
             help = format!("{help} [default: {default}]");
         }
-        let flag = Arg::new(setting.name).long(setting.name).help(help).action(ArgAction::Set);
+        let flag = Arg::new(setting.name).long(setting.name).help(help).action(if setting.is_repeatable() {
+            ArgAction::Append
+        } else {
+            ArgAction::Set
+        });
         match setting.value {
             Some(value) => flag.value_name(value),
             None => flag.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true"),
@@ -151,8 +155,8 @@ fn check(matches: &ArgMatches) -> anyhow::Result<bool> {
 fn settings(matches: &ArgMatches, command: config::Command) -> Result<Settings, Problems> {
     let given = |setting: &'static Setting| {
         let ours = setting.commands.contains(&command);
-        let text = if ours { matches.get_one::<String>(setting.name)? } else { return None };
-        Some((setting, text.clone()))
+        let given = if ours { matches.get_many::<String>(setting.name)? } else { return None };
+        Some((setting, given.map(String::as_str).collect::<Vec<_>>().join(" ")))
     };
     let flags = Flags {
         config: matches.get_one::<PathBuf>("config").cloned(),

@@ -25,6 +25,7 @@
 //! Never here: HTTP, stores, the meaning of a point, the clock (callers pass moments).
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
@@ -255,6 +256,11 @@ impl Journal {
     /// Reads what is committed, from `from` on.
     pub fn reader(&self, from: Offset) -> Reader {
         Reader::live(Arc::clone(&self.0.shared), from)
+    }
+
+    /// The data directory it lies in.
+    pub fn data_dir(&self) -> &Path {
+        self.0.shared.files.data_dir()
     }
 
     /// The checkpoint of a store that follows this journal.

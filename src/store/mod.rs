@@ -21,6 +21,7 @@ use thiserror::Error;
 
 use crate::model::{DriverId, Fix, Hour, Offset, Point, Position, Tag, Timestamp};
 
+pub mod audited;
 pub mod embedded;
 pub mod measured;
 pub mod redis;
