@@ -25,6 +25,7 @@ use crate::query::Queries;
 use crate::telemetry::Metrics;
 use stores::Follower;
 
+pub mod commands;
 mod stores;
 
 /// A request in flight at shutdown has this long.

@@ -51,6 +51,32 @@ pub fn command() -> Command {
                 .args(flags_of(config::Command::Replay)),
         )
         .subcommand(
+            Command::new("rebuild")
+                .about("Makes an empty or damaged store whole again from the journal; beside a running service too")
+                .args(flags_of(config::Command::Rebuild)),
+        )
+        .subcommand(
+            Command::new("verify")
+                .about("Compares the journal with a store, point by point; exit 1 if anything is missing or differs")
+                .args(flags_of(config::Command::Verify)),
+        )
+        .subcommand(
+            Command::new("deadletter")
+                .about("Looks after the points that a store refused")
+                .subcommand_required(true)
+                .arg_required_else_help(true)
+                .subcommand(
+                    Command::new("list")
+                        .about("Counts them by store, reason and hour")
+                        .args(flags_of(config::Command::DeadLetterList)),
+                )
+                .subcommand(
+                    Command::new("replay")
+                        .about("Puts them into their store; what succeeds leaves the file")
+                        .args(flags_of(config::Command::DeadLetterReplay)),
+                ),
+        )
+        .subcommand(
             Command::new("config")
                 .about("Looks after the configuration")
                 .subcommand_required(true)
@@ -95,6 +121,15 @@ pub async fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(("serve", matches)) => serve(matches).await,
         Some(("simulate", matches)) => simulate(matches).await,
         Some(("replay", matches)) => replay(matches).await,
+        Some(("rebuild", matches)) => match index(matches, config::Command::Rebuild) {
+            Ok(index) => app::commands::rebuild(index).await,
+            Err(problems) => Err(problems.into()),
+        },
+        Some(("verify", matches)) => match index(matches, config::Command::Verify) {
+            Ok(index) => app::commands::verify(index).await,
+            Err(problems) => Err(problems.into()),
+        },
+        Some(("deadletter", matches)) => dead_letter(matches).await,
         Some(("config", matches)) => check(matches),
         _ => unreachable!("the grammar knows no other command"),
     };
@@ -140,6 +175,27 @@ async fn replay(matches: &ArgMatches) -> anyhow::Result<bool> {
     summary.print();
     outcome?;
     Ok(summary.all_acknowledged() && !summary.interrupted)
+}
+
+async fn dead_letter(matches: &ArgMatches) -> anyhow::Result<bool> {
+    match matches.subcommand() {
+        Some(("list", matches)) => {
+            app::commands::list_dead_letters(&index(matches, config::Command::DeadLetterList)?)
+        }
+        Some(("replay", matches)) => {
+            app::commands::replay_dead_letters(index(matches, config::Command::DeadLetterReplay)?).await
+        }
+        _ => unreachable!("the grammar knows no other command"),
+    }
+}
+
+/// A journal and its indexes, as the flags of `command` and the other layers say.
+fn index(matches: &ArgMatches, command: config::Command) -> Result<config::IndexConfig, Problems> {
+    let (index, warnings) = settings(matches, command)?.index()?;
+    for warning in warnings {
+        complain(&format!("warning: {warning}"));
+    }
+    Ok(index)
 }
 
 fn check(matches: &ArgMatches) -> anyhow::Result<bool> {

@@ -25,7 +25,7 @@ const PREFIX: &str = "deadletter-";
 const SUFFIX: &str = ".ndjson";
 
 /// A point that a store refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Letter {
     /// When it was set aside.
     pub at: Timestamp,

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use crate::journal::Reader;
+use crate::journal::{Damage, Reader};
 use crate::model::{Offset, Point, Timestamp};
 
 /// A part of the journal, from one record's beginning to another's.
@@ -68,6 +68,11 @@ impl History {
         self.stretches.clear();
         self.piece = None;
         self.add(Stretch { from, to, repeated: true, is_news });
+    }
+
+    /// All damage met so far.
+    pub const fn damage(&self) -> Damage {
+        self.reader.damage()
     }
 
     /// Where the oldest that is left begins; `None` if nothing is left.

@@ -32,11 +32,11 @@ use crate::clock::Clock;
 use crate::journal::{Checkpoint, Committed, Journal, Note, Reader, Record};
 use crate::model::Offset;
 use crate::store::Store;
-use put::Put;
 
 pub use dead_letters::{DeadLetters, Letter};
 pub use history::{Chunk, History, Stretch, look};
 pub use progress::{FRESHNESS_BOUND, Pass, Progress, SetAside, Wholeness};
+pub use put::Put;
 
 /// How many live points go into a store at once, about: enough for pipelines to pay, few enough that a point does not
 /// wait.
@@ -44,7 +44,7 @@ const LIVE_POINTS: usize = 4_000;
 /// How many points of history go in at once, at most: folding pays, and a live point waits for one such batch.
 pub const HISTORY_POINTS: usize = 16_000;
 /// A store that does not take so many in its time is given fewer, down to this.
-const FEWEST_POINTS: usize = 500;
+pub const FEWEST_POINTS: usize = 500;
 /// More bytes than this between the live hand and the end of the journal become history: half a second's work.
 const LIVE_BYTES: u64 = 1 << 20;
 
@@ -309,10 +309,10 @@ impl Run {
             }
             // Any part of it may have gone in.
             chunk.repeated = true;
+            audit(&*self.applier.put.store, &self.applier.progress).await;
             if !back_off.wait(&self.stop).await {
                 return Ok(false);
             }
-            audit(&*self.applier.put.store, &self.applier.progress).await;
             if self.noted.1.elapsed() >= CHECKPOINT_EVERY {
                 self.note().await?;
             }

@@ -27,7 +27,7 @@ const MOST_REFUSALS: usize = 128;
 
 /// Puts chunks into a store.
 #[derive(Clone)]
-pub(super) struct Put {
+pub struct Put {
     pub(super) store: Arc<dyn Store>,
     pub(super) letters: Arc<DeadLetters>,
     pub(super) clock: Clock,
@@ -36,16 +36,22 @@ pub(super) struct Put {
 }
 
 impl Put {
-    pub(super) fn new(store: Arc<dyn Store>, letters: Arc<DeadLetters>, clock: Clock, retention: Duration) -> Self {
+    /// Into `store`; what it refuses goes to `letters`, what is older than `retention` counts as put in.
+    pub fn new(store: Arc<dyn Store>, letters: Arc<DeadLetters>, clock: Clock, retention: Duration) -> Self {
         Self { store, letters, clock, retention, panics: Arc::default() }
     }
 
     /// Once. When it returns `Ok`, every point is in the store or, on disk, among the dead letters.
-    pub(super) async fn once(&self, chunk: &Chunk) -> Result<(), StoreError> {
+    pub async fn once(&self, chunk: &Chunk) -> Result<(), StoreError> {
         match self.apply(&chunk.points, chunk.end, chunk.repeated).await {
             Err(StoreError::Refused(_)) => self.sift(chunk).await,
             outcome => outcome,
         }
+    }
+
+    /// Makes the store keep for good what it was given.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        self.store.flush().await
     }
 
     async fn apply(&self, points: &[Point], end: Offset, repeated: bool) -> Result<(), StoreError> {

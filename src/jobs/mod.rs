@@ -3,4 +3,7 @@
 //!
 //! Never here: HTTP.
 
+pub mod dead_letters;
+pub mod rebuild;
 pub mod retention;
+pub mod verify;

@@ -88,6 +88,24 @@ impl fmt::Display for JournalId {
     }
 }
 
+/// A data directory held as its writer would hold it, by somebody who writes nothing to the journal.
+#[derive(Debug)]
+pub struct Held {
+    _lock: DirectoryLock,
+}
+
+impl Held {
+    /// Takes the directory; an error while another process has it.
+    pub fn take(dir: &Path) -> Result<Self, OpenError> {
+        Ok(Self { _lock: DirectoryLock::take(&Files::new(dir))? })
+    }
+}
+
+/// Which journal lies in the data directory `dir`; `None` if there is none, or its name cannot be read.
+pub fn id_in(dir: &Path) -> io::Result<Option<JournalId>> {
+    Files::new(dir).read_id()
+}
+
 /// How much is on disk, synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Committed {

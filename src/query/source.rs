@@ -44,8 +44,8 @@ impl Source {
     }
 
     /// Asks, and says how whole the store was all the while. It was whole if it was before and after, if nothing was
-    /// lost in between, and if an audit that began after the answer finds everything still there: a store that comes
-    /// back empty answers before anybody else has noticed.
+    /// lost in between, and if a look after the answer finds nothing amiss: a store that comes back empty answers
+    /// before anybody else has noticed. What is amiss is audited at once, and told to whoever makes up for it.
     pub(super) async fn ask<T>(
         &self,
         question: impl Future<Output = Result<T, QueryError>>,
@@ -55,7 +55,11 @@ impl Source {
         if before.state.is_degraded() || matches!(answer, Err(QueryError::Unavailable(_))) {
             return (answer, before.state);
         }
-        let is_intact = matches!(self.store.audit().await, Ok(None));
+        let is_intact = match self.store.glance().await {
+            Ok(true) => true,
+            Ok(false) => matches!(self.store.audit().await, Ok(None)),
+            Err(_) => false,
+        };
         let after = self.label.look();
         let index = match after.state {
             IndexState::Complete if is_intact && after.losses == before.losses => IndexState::Complete,

@@ -1,5 +1,5 @@
-//! A store whose audits are shared, and whose losses are told at once to whoever has to know. So every answer can be
-//! followed by an audit that began after it, at the price of a few audits for many answers.
+//! A store whose audits are shared, and whose losses are told at once to whoever has to know. When an empty store is
+//! met by a thousand questions, all of them ask for an audit; they get the outcome of one or two that began after.
 //!
 //! Never here: what a loss makes of an answer, or who makes up for it.
 
@@ -96,6 +96,10 @@ impl Store for Audited {
             Ok(Outcome::Failed(what)) => Err(StoreError::Unavailable(what)),
             Err(_) => Err(StoreError::Unavailable("the audit panicked".into())),
         }
+    }
+
+    async fn glance(&self) -> Result<bool, StoreError> {
+        self.0.inner.glance().await
     }
 
     async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {

@@ -54,6 +54,10 @@ impl Store for Measured {
         self.time("audit", self.inner.audit()).await
     }
 
+    async fn glance(&self) -> Result<bool, StoreError> {
+        self.time("glance", self.inner.glance()).await
+    }
+
     async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
         self.time("apply", self.inner.apply(batch)).await
     }
