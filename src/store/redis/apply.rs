@@ -81,6 +81,7 @@ struct Attempt<'a> {
 impl Index {
     /// Puts `batch` in.
     pub(super) async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
+        self.marks.forget_before(batch.forget_before);
         let attempt = Attempt {
             keys: &self.keys,
             script: &self.script,
