@@ -18,6 +18,7 @@ mod oracle;
 mod points;
 mod quad;
 mod queries;
+mod redis_losses;
 mod redis_store;
 mod store_contract;
 mod tidy;
