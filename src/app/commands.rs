@@ -13,12 +13,12 @@ use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::stores;
-use crate::applier::DeadLetters;
+use crate::applier::{DeadLetters, Replayed, Zeal, replay};
 use crate::clock::Clock;
 use crate::config::{IndexConfig, StoreChoice};
 use crate::jobs::rebuild::{Rebuilt, rebuild as put_in};
 use crate::jobs::verify::{Count, Findings, ON_THEIR_WAY_MS, verify as compare};
-use crate::jobs::{dead_letters, rebuild, verify};
+use crate::jobs::{rebuild, verify};
 use crate::journal::{Checkpoint, Damage, Held, JournalId, Note, id_in};
 use crate::model::Offset;
 use crate::store::Store;
@@ -187,8 +187,8 @@ pub async fn replay_dead_letters(config: IndexConfig) -> anyhow::Result<bool> {
             StoreChoice::Redis(_) => (None, own_name()),
         };
         let store = opened(&config, choice, instance).await?;
-        let replayed = dead_letters::replay(&letters, &*store, &Clock::system(), config.retention).await?;
-        let dead_letters::Replayed { points, refused } = replayed;
+        let replayed = replay(&letters, &*store, &Clock::system(), config.retention, Zeal::Thorough).await?;
+        let Replayed { points, refused } = replayed;
         say(&format!("{name}: {points} points put in, {refused} refused again"))?;
         none_left &= refused == 0;
     }

@@ -16,6 +16,7 @@ mod dead_letters;
 mod history;
 mod progress;
 mod put;
+mod replay;
 
 use std::convert::Infallible;
 use std::io;
@@ -37,6 +38,7 @@ pub use dead_letters::{DeadLetters, Letter};
 pub use history::{Chunk, History, Stretch, look};
 pub use progress::{FRESHNESS_BOUND, Pass, Progress, SetAside, Wholeness};
 pub use put::Put;
+pub use replay::{ReplayError, Replayed, Zeal, replay};
 
 /// How many live points go into a store at once, about: enough for pipelines to pay, few enough that a point does not
 /// wait.
@@ -54,6 +56,8 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 const AUDIT_EVERY: Duration = Duration::from_secs(1);
 /// How often the log tells how far a pass is.
 const TELL_EVERY: Duration = Duration::from_secs(10);
+/// How often what was refused is tried again, beside after each pass.
+const REPLAY_EVERY: Duration = Duration::from_mins(1);
 /// An applier that failed begins anew after this long.
 const RESTART_AFTER: Duration = Duration::from_millis(500);
 
@@ -128,6 +132,7 @@ impl Applier {
             pass: None,
             most: HISTORY_POINTS,
             told: Instant::now(),
+            replayed: Instant::now(),
             noted: (start, Instant::now()),
             is_lowered: true,
             applier: self,
@@ -199,6 +204,8 @@ struct Run {
     /// How many points of history go in at once at present.
     most: usize,
     told: Instant,
+    /// When what was refused was last tried again.
+    replayed: Instant,
     /// The checkpoint, and when it was last looked after.
     noted: (Offset, Instant),
     /// The checkpoint is not beyond what the pass owes: only then may the pass go on, for a store may note more.
@@ -220,6 +227,9 @@ impl Run {
                 Step::Done | Step::Nothing => self.rebuild().await?,
                 other => other,
             };
+            if self.replayed.elapsed() >= REPLAY_EVERY {
+                self.replay().await;
+            }
             if self.noted.1.elapsed() >= CHECKPOINT_EVERY {
                 self.note().await?;
             }
@@ -381,6 +391,7 @@ impl Run {
         };
         let Some(mut chunk) = chunk else {
             self.end_pass();
+            self.replay().await;
             self.note().await?;
             return Ok(Step::Done);
         };
@@ -429,6 +440,21 @@ impl Run {
             info!(store = self.applier.name(), points_done, "the pass through the journal is done");
         }
         self.applier.progress.set_pass(None, None);
+    }
+
+    /// Tries once more what the store refused: perhaps the cause is gone.
+    async fn replay(&mut self) {
+        self.replayed = Instant::now();
+        if self.applier.progress.set_aside().points == 0 {
+            return;
+        }
+        let Put { store, letters, clock, retention, .. } = &self.applier.put;
+        let store_name = store.name();
+        match replay(letters, &**store, clock, *retention, Zeal::Probing).await {
+            Ok(Replayed { points: 0, .. }) => {}
+            Ok(Replayed { points, refused }) => info!(store = store_name, points, refused, "dead letters put in"),
+            Err(error) => warn!(store = store_name, %error, "dead letters stay where they are"),
+        }
     }
 
     /// Writes the checkpoint if the store has made more durable since, or a pass owes what it has passed. One that

@@ -3,7 +3,6 @@
 //!
 //! Never here: HTTP.
 
-pub mod dead_letters;
 pub mod rebuild;
 pub mod retention;
 pub mod verify;

@@ -3,15 +3,17 @@
 -- KEYS: marks, then keys of the shard. ARGV: the field of the mark, then for each of those keys what counts it:
 --       EXISTS must find it, all other counts must be the same.
 --
--- A shard that has lost a part is emptied: then every instance misses its mark, and brings what it has again.
+-- A shard that has lost a part, or has something else in the place of one, is emptied: then every instance misses its mark, and brings what it has again.
 
-local held = redis.call('HGET', KEYS[1], ARGV[1])
+local held = redis.pcall('HGET', KEYS[1], ARGV[1])
 if not held then return false end
 local size
 for n = 2, #KEYS do
-  local count = redis.call(ARGV[n], KEYS[n])
+  local count = redis.pcall(ARGV[n], KEYS[n])
   local is_right
-  if ARGV[n] == 'EXISTS' then
+  if type(held) == 'table' or type(count) == 'table' then
+    is_right = false
+  elseif ARGV[n] == 'EXISTS' then
     is_right = count == 1
   else
     size = size or count

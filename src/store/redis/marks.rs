@@ -32,6 +32,8 @@ const SHARDS_PER_AUDIT: usize = 384;
 const NEWEST_PER_AUDIT: usize = SHARDS_PER_AUDIT / 2;
 /// Calls in one pipeline.
 const CALLS_PER_PIPELINE: usize = 128;
+/// Marks looked at to follow an answer: those of the newest shards, which lie on every node.
+const GLANCED: usize = 8;
 /// What is to go within this time is not missed any more: another instance's clock may be ahead.
 const ABOUT_TO_GO_MS: i64 = 600_000;
 
@@ -41,6 +43,8 @@ pub(super) struct Marks {
     expected: Mutex<BTreeMap<Shard, Offset>>,
     /// Where the turn of the older shards stands.
     turn: Mutex<Option<Shard>>,
+    /// What was found missing and not told yet, for an audit may end early.
+    untold: Mutex<Option<Offset>>,
 }
 
 impl Marks {
@@ -86,8 +90,11 @@ impl Marks {
         *mark = to.max(*mark);
     }
 
-    /// Takes what Redis holds for what it should hold.
+    /// Takes what Redis holds for what it should hold, and notes what is missing.
     fn lost(&self, shard: Shard, held: Option<Offset>) {
+        let from = held.unwrap_or(Offset::START);
+        let mut untold = self.untold.lock();
+        *untold = Some(untold.map_or(from, |untold| untold.min(from)));
         let mut expected = self.expected.lock();
         match held {
             Some(held) => expected.insert(shard, held),
@@ -106,6 +113,10 @@ impl Marks {
         let is_full = chosen.len() == SHARDS_PER_AUDIT;
         *turn = chosen.last().filter(|_| is_full).map(|(shard, _)| *shard);
         chosen
+    }
+
+    fn newest(&self) -> Vec<(Shard, Offset)> {
+        self.expected.lock().iter().rev().take(GLANCED).map(|(shard, offset)| (*shard, *offset)).collect()
     }
 
     fn all(&self) -> Vec<(Shard, Offset)> {
@@ -158,20 +169,37 @@ impl Index {
         if !self.marks.read(self.keys.layout(), line) {
             return Ok(Some(Offset::START));
         }
-        self.compare(self.marks.all()).await
+        self.compare(self.marks.all()).await?;
+        Ok(self.marks.untold.lock().take())
+    }
+
+    /// Whether the newest marks are still there: what a server that came back empty, was flushed, or took over with a
+    /// lag does not have.
+    pub(super) async fn glance(&self) -> Result<bool, StoreError> {
+        let expected = self.marks.newest();
+        let mark = |shard| Command::on("HGET", self.keys.marks(shard)).arg(self.keys.instance());
+        let replies = self.link.run(expected.iter().map(|(shard, _)| mark(*shard)).collect()).await?;
+        for ((_, expected), reply) in expected.into_iter().zip(replies) {
+            let held = reply.decimal()?.and_then(|held| u64::try_from(held).ok()).map(Offset::new);
+            if held < Some(expected) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The same of what was written since, a part each time; of everything as soon as anything is found missing.
     pub(super) async fn audit(&self) -> Result<Option<Offset>, StoreError> {
-        let Some(first) = self.compare(self.marks.in_turn()).await? else { return Ok(None) };
-        let rest = self.compare(self.marks.all()).await?;
-        Ok(Some(rest.map_or(first, |rest| rest.min(first))))
+        self.compare(self.marks.in_turn()).await?;
+        if self.marks.untold.lock().is_some() {
+            self.compare(self.marks.all()).await?;
+        }
+        Ok(self.marks.untold.lock().take())
     }
 
-    async fn compare(&self, expected: Vec<(Shard, Offset)>) -> Result<Option<Offset>, StoreError> {
-        let mut lost = None;
+    async fn compare(&self, expected: Vec<(Shard, Offset)>) -> Result<(), StoreError> {
         if expected.is_empty() {
-            return Ok(lost);
+            return Ok(());
         }
         let gone_by = self.gone_by().await?;
         self.marks.forget_before(gone_by);
@@ -185,12 +213,10 @@ impl Index {
                 // Whoever forgot it in the meantime has dropped it first.
                 if held < Some(*expected) && self.marks.of(*shard).is_some() {
                     self.marks.lost(*shard, held);
-                    let from = held.unwrap_or(Offset::START);
-                    lost = Some(lost.map_or(from, |lost: Offset| lost.min(from)));
                 }
             }
         }
-        Ok(lost)
+        Ok(())
     }
 
     /// Hours that ended before this are no longer missed.

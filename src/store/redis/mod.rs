@@ -142,6 +142,10 @@ impl Store for RedisStore {
         Ok(lost)
     }
 
+    async fn glance(&self) -> Result<bool, StoreError> {
+        self.within(self.index.glance()).await
+    }
+
     async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
         self.within(self.index.apply(batch)).await?;
         self.applied.fetch_max(batch.end.get(), Ordering::Relaxed);

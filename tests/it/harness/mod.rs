@@ -4,6 +4,8 @@ pub(crate) mod app;
 pub(crate) mod http;
 pub(crate) mod process;
 pub(crate) mod redis;
+pub(crate) mod switch;
+pub(crate) mod traffic;
 
 use std::time::{Duration, Instant};
 

@@ -47,6 +47,11 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Kills it, if it runs, and starts an empty one at the same port.
     pub(crate) fn restart(&mut self) {
         self.kill();
