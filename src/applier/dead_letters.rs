@@ -94,12 +94,16 @@ impl DeadLetters {
         Ok(names)
     }
 
-    /// Adds letters, but for points that are in the file; they are on disk when this returns.
-    pub(super) async fn add(self: Arc<Self>, letters: Vec<Letter>) -> io::Result<()> {
-        if letters.is_empty() {
-            return Ok(());
-        }
-        spawn_blocking(move || self.append(&letters)).await.map_err(io::Error::other)?
+    /// Adds letters, but for points that are in the file, and says how many that makes; they are on disk when this
+    /// returns.
+    pub(super) async fn add(self: Arc<Self>, letters: Vec<Letter>) -> io::Result<SetAside> {
+        let work = move || {
+            if !letters.is_empty() {
+                self.append(&letters)?;
+            }
+            self.count()
+        };
+        spawn_blocking(work).await.map_err(io::Error::other)?
     }
 
     fn append(&self, letters: &[Letter]) -> io::Result<()> {

@@ -307,8 +307,9 @@ impl Run {
         let mut back_off = BackOff::new();
         loop {
             match self.applier.put.once(&chunk).await {
-                Ok(()) => {
+                Ok(set_aside) => {
                     self.live_points = points_end;
+                    self.set_aside(set_aside);
                     self.applier.progress.applied(end, points_end, chunk.points.len(), received);
                     return Ok(true);
                 }
@@ -397,7 +398,8 @@ impl Run {
         };
         let rest = chunk.split(self.most);
         match self.applier.put.once(&chunk).await {
-            Ok(()) => {
+            Ok(set_aside) => {
+                self.set_aside(set_aside);
                 self.pending = rest;
                 self.most = (self.most * 2).min(HISTORY_POINTS);
                 self.passed(chunk.points.len());
@@ -416,6 +418,13 @@ impl Run {
                 audit(&*self.applier.put.store, &self.applier.progress).await;
                 Ok(Step::Unreadable)
             }
+        }
+    }
+
+    /// Told before the points that were set aside count as applied.
+    fn set_aside(&self, set_aside: Option<SetAside>) {
+        if let Some(set_aside) = set_aside {
+            self.applier.progress.set_set_aside(set_aside);
         }
     }
 

@@ -11,6 +11,7 @@ use tracing::warn;
 
 use super::dead_letters::{DeadLetters, Letter};
 use super::history::Chunk;
+use super::progress::SetAside;
 use crate::clock::Clock;
 use crate::model::{Offset, Point};
 use crate::store::{Batch, Store, StoreError};
@@ -41,11 +42,12 @@ impl Put {
         Self { store, letters, clock, retention, panics: Arc::default() }
     }
 
-    /// Once. When it returns `Ok`, every point is in the store or, on disk, among the dead letters.
-    pub async fn once(&self, chunk: &Chunk) -> Result<(), StoreError> {
-        match self.apply(&chunk.points, chunk.end, chunk.repeated).await {
-            Err(StoreError::Refused(_)) => self.sift(chunk).await,
-            outcome => outcome,
+    /// Once. When it returns `Ok`, every point is in the store or, on disk, among the dead letters: then it tells how
+    /// many of those there are by now.
+    pub async fn once(&self, chunk: &Chunk) -> Result<Option<SetAside>, StoreError> {
+        match self.apply(&chunk.points, chunk.end, chunk.repeated, ACCIDENTS).await {
+            Err(StoreError::Refused(_)) => self.sift(chunk).await.map(Some),
+            outcome => outcome.map(|()| None),
         }
     }
 
@@ -54,7 +56,14 @@ impl Put {
         self.store.flush().await
     }
 
-    async fn apply(&self, points: &[Point], end: Offset, repeated: bool) -> Result<(), StoreError> {
+    /// So many panics in a row as `accidents` says are not the fault of the points.
+    async fn apply(
+        &self,
+        points: &[Point],
+        end: Offset,
+        repeated: bool,
+        accidents: u32,
+    ) -> Result<(), StoreError> {
         let forget_before = self.clock.now().plus_ms(-(self.retention.as_millis() as i64));
         let call = AssertUnwindSafe(self.store.apply(Batch { points, end, forget_before, repeated })).catch_unwind();
         match tokio::time::timeout(HUNG, call).await {
@@ -62,7 +71,7 @@ impl Put {
                 self.panics.store(0, Ordering::Relaxed);
                 outcome
             }
-            Ok(Err(_)) if self.panics.fetch_add(1, Ordering::Relaxed) < ACCIDENTS => {
+            Ok(Err(_)) if self.panics.fetch_add(1, Ordering::Relaxed) < accidents => {
                 Err(StoreError::Unavailable("the store panicked".into()))
             }
             Ok(Err(_)) => Err(StoreError::Refused("panicked".into())),
@@ -72,7 +81,7 @@ impl Put {
 
     /// Halves what is refused until only that is left which is refused alone. In the order of hours and drivers, for
     /// what is refused mostly is so for its key.
-    async fn sift(&self, chunk: &Chunk) -> Result<(), StoreError> {
+    async fn sift(&self, chunk: &Chunk) -> Result<SetAside, StoreError> {
         let mut points = chunk.points.clone();
         points.sort_by(|a, b| {
             let (hour_a, hour_b) = (a.fix.ts.hour(), b.fix.ts.hour());
@@ -82,7 +91,7 @@ impl Put {
         let mut refusals = 0;
         let mut letters = Vec::new();
         while let Some(part) = parts.pop() {
-            match self.apply(part, chunk.start, true).await {
+            match self.apply(part, chunk.start, true, 0).await {
                 Ok(()) => {}
                 Err(StoreError::Refused(reason)) if part.len() <= 1 || refusals >= MOST_REFUSALS => {
                     let (now, received) = (self.clock.now(), chunk.received);
@@ -104,16 +113,14 @@ impl Put {
             }
         }
         let (set_aside, reason) = (letters.len(), letters.first().map(|letter| letter.reason.clone()));
-        self.letters
-            .clone()
-            .add(letters)
-            .await
-            .map_err(|error| StoreError::Unavailable(format!("dead letters cannot be written: {error}")))?;
+        let unwritten = |error| StoreError::Unavailable(format!("dead letters cannot be written: {error}"));
+        let all = self.letters.clone().add(letters).await.map_err(unwritten)?;
         if let Some(reason) = reason {
             let store = self.store.name();
             warn!(store, points = set_aside, reason, "refused by the store: set aside as dead letters");
         }
         // What is left of the chunk is nothing, up to its end.
-        self.apply(&[], chunk.end, true).await
+        self.apply(&[], chunk.end, true, ACCIDENTS).await?;
+        Ok(all)
     }
 }

@@ -83,7 +83,7 @@ pub async fn rebuild(
         let (start, end) = (chunk.start, chunk.end);
         let rest = chunk.split(most);
         match put.once(&chunk).await {
-            Ok(()) => {
+            Ok(_) => {
                 rebuilt.points += chunk.points.len() as u64;
                 most = (most * 2).min(HISTORY_POINTS);
                 taken = Instant::now();
