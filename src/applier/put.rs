@@ -57,13 +57,7 @@ impl Put {
     }
 
     /// So many panics in a row as `accidents` says are not the fault of the points.
-    async fn apply(
-        &self,
-        points: &[Point],
-        end: Offset,
-        repeated: bool,
-        accidents: u32,
-    ) -> Result<(), StoreError> {
+    async fn apply(&self, points: &[Point], end: Offset, repeated: bool, accidents: u32) -> Result<(), StoreError> {
         let forget_before = self.clock.now().plus_ms(-(self.retention.as_millis() as i64));
         let call = AssertUnwindSafe(self.store.apply(Batch { points, end, forget_before, repeated })).catch_unwind();
         match tokio::time::timeout(HUNG, call).await {
