@@ -114,3 +114,34 @@ async fn with_nothing_to_answer_from_nothing_is_answered() {
     assert_eq!(service.get("/readyz").await.status, 200);
     assert!(service.terminate().await.success());
 }
+
+#[tokio::test]
+async fn stores_are_parted_by_blanks_wherever_they_are_named() {
+    let check = async |arguments: &[&str], variable: Option<&str>| {
+        let mut command = crate::harness::process::geotrail();
+        command.args(["config", "check"]).args(arguments).env_remove("GEOTRAIL_STORE");
+        if let Some(stores) = variable {
+            command.env("GEOTRAIL_STORE", stores);
+        }
+        let output = command.output().await.expect("the binary runs");
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        (output.status.code(), text)
+    };
+    let both = "store = \"redis://127.0.0.1:1 embedded\"";
+    let one_by_one = check(&["--store", "redis://127.0.0.1:1", "--store", "embedded"], None).await;
+    let at_once = check(&["--store", "redis://127.0.0.1:1 embedded"], None).await;
+    let variable = check(&[], Some(" redis://127.0.0.1:1\tembedded ")).await;
+    assert!(one_by_one.0 == Some(0) && one_by_one.1.contains(both), "{one_by_one:?}");
+    assert!(at_once.0 == Some(0) && at_once.1.contains(both), "{at_once:?}");
+    assert_eq!(variable.0, Some(0), "{variable:?}");
+    for (stores, wrong) in [
+        ("embedded embedded", "expected each store once"),
+        ("redis://h:1 redis://h:1", "expected each store once"),
+        ("redis://h:1 redis://h:2 redis://h:3 redis://h:4 embedded", "expected at most 4 stores"),
+        ("redis://h:1 memory", "expected `embedded`, or a URL"),
+        (" ", "expected `embedded`, or a URL"),
+    ] {
+        let (code, text) = check(&["--store", stores], None).await;
+        assert!(code == Some(2) && text.contains(wrong), "{stores}: {text}");
+    }
+}
