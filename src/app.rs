@@ -7,32 +7,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use crate::applier::{Applier, Progress, Wholeness};
+use crate::applier::Wholeness;
 use crate::clock::Clock;
-use crate::config::{ServeConfig, StoreChoice};
-use crate::health::{Health, Report, StoreHealth, TRAILING_HOUR_MS};
+use crate::config::ServeConfig;
+use crate::health::{Health, StoreHealth, TRAILING_HOUR_MS};
 use crate::http::{self, Service};
 use crate::ingest::Ingest;
 use crate::jobs::retention;
 use crate::journal::{self, Journal};
-use crate::query::{IndexState, Label, Queries};
-use crate::store::embedded::EmbeddedStore;
-use crate::store::measured::Measured;
-use crate::store::redis::RedisStore;
-use crate::store::{Store, embedded, redis};
+use crate::query::Queries;
 use crate::telemetry::Metrics;
+use stores::Follower;
+
+pub mod commands;
+mod stores;
 
 /// A request in flight at shutdown has this long.
 const DRAIN: Duration = Duration::from_secs(10);
 /// The applier has this long to follow what was acknowledged, and to make it durable; the journal keeps the rest.
 const APPLY_THE_REST: Duration = Duration::from_secs(10);
-/// A Redis call ends by then, one way or the other.
-const REDIS_DEADLINE: Duration = Duration::from_secs(2);
 
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 const PROBE_AGAIN: Duration = Duration::from_millis(100);
@@ -49,7 +48,7 @@ pub struct App {
     stop_jobs: CancellationToken,
     stop_applier: CancellationToken,
     http: JoinHandle<()>,
-    applier: JoinHandle<()>,
+    appliers: Vec<JoinHandle<()>>,
     jobs: Vec<JoinHandle<()>>,
 }
 
@@ -70,6 +69,7 @@ impl App {
             TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr()?;
 
+        let config = config.index;
         let options = journal::Options::new(config.data_dir.clone());
         let now = clock.now();
         let (journal, recovery) = tokio::task::spawn_blocking(move || Journal::open(options, now)).await??;
@@ -78,29 +78,28 @@ impl App {
         }
 
         let metrics = Metrics::new();
-        let inner = open_store(&config, &journal, &metrics).await?;
-        let name = inner.name();
-        let observing = metrics.clone();
-        let store: Arc<dyn Store> = Arc::new(Measured::new(inner, move |operation, took| {
-            observing.store_operation(name, operation).observe(took.as_secs_f64());
-        }));
+        let mut followers = Vec::new();
+        for named in stores::named(&config.stores) {
+            followers.push(Follower::open(named, &config, &journal, &metrics).await?);
+        }
+        let first = followers.first().context("there is no store")?.fed.progress.clone();
 
-        let progress = Arc::new(Progress::new(journal.committed()));
-        let label = label(&progress);
-        let health = Health::new(clock.clone(), journal.clone(), store.clone(), label.clone(), recovery.newest_ts);
-        let queries = Queries::new(store.clone(), label, clock.clone(), config.retention);
-        let ingest = Ingest::new(journal.clone(), progress.watch_applied());
-        at_scrape(&metrics, name, &progress, &health);
+        let sources = followers.iter().map(|follower| follower.fed.source.clone()).collect();
+        let queries = Queries::new(sources, clock.clone(), config.retention);
+        let fed = followers.iter().map(|follower| follower.fed.clone()).collect();
+        let health = Health::new(clock.clone(), journal.clone(), fed, queries.clone(), recovery.newest_ts);
+        let ingest = Ingest::new(journal.clone(), first.watch_applied());
+        at_scrape(&metrics, &health);
 
         let stop_applier = CancellationToken::new();
-        let applier = Applier::new(journal.clone(), store.clone(), progress.clone(), clock.clone(), config.retention);
-        let applier = spawn_applier(applier, stop_applier.clone());
+        let follow = |follower: &Follower| follower.feed(&journal, &clock, config.retention, stop_applier.clone());
+        let appliers = followers.iter().map(follow).collect();
 
         let stop_jobs = CancellationToken::new();
-        let jobs = spawn_jobs(&stop_jobs, &journal, &store, &progress, &health, &queries, &metrics, &clock);
+        let jobs = spawn_jobs(&stop_jobs, &journal, followers, &health, &queries, &metrics, &clock);
 
         let whole = async {
-            while progress.wholeness() != Wholeness::Whole || health.probe().await != StoreHealth::Up {
+            while first.wholeness() != Wholeness::Whole || health.probe(0).await != StoreHealth::Up {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
@@ -110,7 +109,7 @@ impl App {
         let stop_http = CancellationToken::new();
         let router = http::router(Arc::new(Service { ingest, queries, health, metrics, clock }));
         let http = tokio::spawn(http::serve(listener, router, stop_http.clone(), DRAIN));
-        Ok(Self { address, journal, stop_http, stop_jobs, stop_applier, http, applier, jobs })
+        Ok(Self { address, journal, stop_http, stop_jobs, stop_applier, http, appliers, jobs })
     }
 
     /// Where it listens.
@@ -124,8 +123,8 @@ impl App {
         self.http.await?;
         self.journal.close().await;
         self.stop_applier.cancel();
-        if tokio::time::timeout(APPLY_THE_REST, self.applier).await.is_err() {
-            warn!("the store did not take the rest in time; it will be applied at the next start");
+        if tokio::time::timeout(APPLY_THE_REST, join_all(self.appliers)).await.is_err() {
+            warn!("a store did not take the rest in time; it will be applied at the next start");
         }
         self.stop_jobs.cancel();
         for job in self.jobs {
@@ -135,119 +134,65 @@ impl App {
     }
 }
 
-async fn open_store(config: &ServeConfig, journal: &Journal, metrics: &Metrics) -> anyhow::Result<Arc<dyn Store>> {
-    Ok(match &config.store {
-        StoreChoice::Embedded => Arc::new(EmbeddedStore::new(embedded::Options {
-            dir: config.data_dir.clone(),
-            journal: journal.id().to_string(),
-            memtable_bytes: embedded::Options::DEFAULT_MEMTABLE_BYTES,
-        })),
-        StoreChoice::Redis(url) => {
-            let options = redis::Options {
-                url: url.expose().to_owned(),
-                ca: config.redis_ca.clone(),
-                prefix: config.redis_prefix.clone(),
-                instance: journal.id().to_string(),
-                retention: config.retention,
-                deadline: REDIS_DEADLINE,
-            };
-            let store = Arc::new(RedisStore::connect(options).await?);
-            let told = store.clone();
-            let (own, others) = (metrics.redis_slowlog_entries("geotrail"), metrics.redis_slowlog_entries("other"));
-            metrics.at_scrape(move || {
-                let (by_us, by_others) = told.slow_log_entries();
-                own.inc_by(by_us.saturating_sub(own.get()));
-                others.inc_by(by_others.saturating_sub(others.get()));
-            });
-            store
-        }
-    })
-}
-
-/// What the applier's progress makes of an answer.
-fn label(progress: &Arc<Progress>) -> Label {
-    let progress = progress.clone();
-    Label::from_fn(move || match progress.wholeness() {
-        Wholeness::Whole => IndexState::Complete,
-        Wholeness::Behind(as_of) => IndexState::Rebuilding { as_of },
-    })
-}
-
 /// Metrics that are read off where they are known, when they are asked for.
-fn at_scrape(metrics: &Metrics, store: &'static str, progress: &Arc<Progress>, health: &Health) {
-    let (progress, health, told) = (progress.clone(), health.clone(), metrics.clone());
-    let (applied, backlog) = (metrics.points_applied(store), metrics.journal_backlog(store));
+fn at_scrape(metrics: &Metrics, health: &Health) {
+    let (health, told) = (health.clone(), metrics.clone());
     metrics.at_scrape(move || {
-        applied.inc_by(progress.points_applied().saturating_sub(applied.get()));
-        backlog.set(i64::try_from(progress.backlog_points()).unwrap_or(i64::MAX));
         let report = health.report();
         told.set_fleet_last_report(report.last_report);
-        told.set_store_state(store, store_state(&report));
+        for store in &report.stores {
+            told.set_store_state(store.name, store.state());
+        }
     });
 }
 
-/// The state of a store in the words of the metric.
-fn store_state(report: &Report) -> &'static str {
-    match report.store {
-        StoreHealth::Unreachable => "unreachable",
-        StoreHealth::Unknown => "unknown",
-        StoreHealth::Up if report.index.is_degraded() => report.index.word(),
-        StoreHealth::Up => "up",
-    }
-}
-
-fn spawn_applier(applier: Applier, stop: CancellationToken) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        if let Err(error) = applier.run(stop).await {
-            error!(%error, "the applier ended; points are still taken, answers are labelled");
-        }
-    })
-}
-
-#[expect(clippy::too_many_arguments, reason = "the composition root hands out everything there is")]
 fn spawn_jobs(
     stop: &CancellationToken,
     journal: &Journal,
-    store: &Arc<dyn Store>,
-    progress: &Arc<Progress>,
+    followers: Vec<Follower>,
     health: &Health,
     queries: &Queries,
     metrics: &Metrics,
     clock: &Clock,
 ) -> Vec<JoinHandle<()>> {
-    let probing = health.clone();
-    let probe = every(PROBE_EVERY, stop, move || {
-        let health = probing.clone();
-        async move {
-            // One that is still opening is asked again soon, so that health is right from the start.
-            while health.probe().await != StoreHealth::Up {
-                tokio::time::sleep(PROBE_AGAIN).await;
+    let probe = |number| {
+        let health = health.clone();
+        every(PROBE_EVERY, stop, move || {
+            let health = health.clone();
+            async move {
+                // One that is still opening is asked again soon, so that health is right from the start.
+                while health.probe(number).await != StoreHealth::Up {
+                    tokio::time::sleep(PROBE_AGAIN).await;
+                }
             }
-        }
-    });
+        })
+    };
+    let mut jobs: Vec<_> = (0..health.stores()).map(probe).collect();
 
-    let (journal, store, progress, clock) = (journal.clone(), store.clone(), progress.clone(), clock.clone());
-    let kept = queries.retention();
-    let forget = every(FORGET_EVERY, stop, move || {
-        let (journal, store, clock) = (journal.clone(), store.clone(), clock.clone());
-        let held = progress.durable_offset();
-        async move {
-            if let Err(error) = retention::forget(&journal, &store, held, &clock, kept).await {
-                warn!(%error, "could not forget what is out of the retention; trying again");
+    let all: Arc<[_]> = followers.iter().map(|follower| follower.fed.progress.clone()).collect();
+    for Follower { name, store, .. } in followers {
+        let (journal, clock, all, kept) = (journal.clone(), clock.clone(), all.clone(), queries.retention());
+        jobs.push(every(FORGET_EVERY, stop, move || {
+            let (journal, store, clock) = (journal.clone(), store.clone(), clock.clone());
+            let held = all.iter().map(|progress| progress.durable_offset()).min().unwrap_or_default();
+            async move {
+                if let Err(error) = retention::forget(&journal, &store, held, &clock, kept).await {
+                    warn!(store = name, %error, "could not forget what is out of the retention; trying again");
+                }
             }
-        }
-    });
+        }));
+    }
 
     let (queries, metrics) = (queries.clone(), metrics.clone());
-    let count = every(COUNT_ACTIVE_EVERY, stop, move || {
+    jobs.push(every(COUNT_ACTIVE_EVERY, stop, move || {
         let (queries, metrics) = (queries.clone(), metrics.clone());
         async move {
             let trailing_hour = Duration::from_millis(TRAILING_HOUR_MS as u64);
             let count = queries.active_count(trailing_hour).await;
             metrics.set_active_drivers(count.ok().map(|answer| answer.value));
         }
-    });
-    vec![probe, forget, count]
+    }));
+    jobs
 }
 
 /// Runs `job` now and then again and again, with `pause` between, until `stop`.

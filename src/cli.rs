@@ -51,6 +51,32 @@ pub fn command() -> Command {
                 .args(flags_of(config::Command::Replay)),
         )
         .subcommand(
+            Command::new("rebuild")
+                .about("Makes an empty or damaged store whole again from the journal; beside a running service too")
+                .args(flags_of(config::Command::Rebuild)),
+        )
+        .subcommand(
+            Command::new("verify")
+                .about("Compares the journal with a store, point by point; exit 1 if anything is missing or differs")
+                .args(flags_of(config::Command::Verify)),
+        )
+        .subcommand(
+            Command::new("deadletter")
+                .about("Looks after the points that a store refused")
+                .subcommand_required(true)
+                .arg_required_else_help(true)
+                .subcommand(
+                    Command::new("list")
+                        .about("Counts them by store, reason and hour")
+                        .args(flags_of(config::Command::DeadLetterList)),
+                )
+                .subcommand(
+                    Command::new("replay")
+                        .about("Puts them into their store; what succeeds leaves the file")
+                        .args(flags_of(config::Command::DeadLetterReplay)),
+                ),
+        )
+        .subcommand(
             Command::new("config")
                 .about("Looks after the configuration")
                 .subcommand_required(true)
@@ -69,7 +95,11 @@ fn flags_of(command: config::Command) -> impl Iterator<Item = Arg> {
         if let Some(default) = setting.default.filter(|_| setting.value.is_some()) {
             help = format!("{help} [default: {default}]");
         }
-        let flag = Arg::new(setting.name).long(setting.name).help(help).action(ArgAction::Set);
+        let flag = Arg::new(setting.name).long(setting.name).help(help).action(if setting.is_repeatable() {
+            ArgAction::Append
+        } else {
+            ArgAction::Set
+        });
         match setting.value {
             Some(value) => flag.value_name(value),
             None => flag.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true"),
@@ -91,6 +121,15 @@ pub async fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(("serve", matches)) => serve(matches).await,
         Some(("simulate", matches)) => simulate(matches).await,
         Some(("replay", matches)) => replay(matches).await,
+        Some(("rebuild", matches)) => match index(matches, config::Command::Rebuild) {
+            Ok(index) => app::commands::rebuild(index).await,
+            Err(problems) => Err(problems.into()),
+        },
+        Some(("verify", matches)) => match index(matches, config::Command::Verify) {
+            Ok(index) => app::commands::verify(index).await,
+            Err(problems) => Err(problems.into()),
+        },
+        Some(("deadletter", matches)) => dead_letter(matches).await,
         Some(("config", matches)) => check(matches),
         _ => unreachable!("the grammar knows no other command"),
     };
@@ -138,6 +177,27 @@ async fn replay(matches: &ArgMatches) -> anyhow::Result<bool> {
     Ok(summary.all_acknowledged() && !summary.interrupted)
 }
 
+async fn dead_letter(matches: &ArgMatches) -> anyhow::Result<bool> {
+    match matches.subcommand() {
+        Some(("list", matches)) => {
+            app::commands::list_dead_letters(&index(matches, config::Command::DeadLetterList)?)
+        }
+        Some(("replay", matches)) => {
+            app::commands::replay_dead_letters(index(matches, config::Command::DeadLetterReplay)?).await
+        }
+        _ => unreachable!("the grammar knows no other command"),
+    }
+}
+
+/// A journal and its indexes, as the flags of `command` and the other layers say.
+fn index(matches: &ArgMatches, command: config::Command) -> Result<config::IndexConfig, Problems> {
+    let (index, warnings) = settings(matches, command)?.index()?;
+    for warning in warnings {
+        complain(&format!("warning: {warning}"));
+    }
+    Ok(index)
+}
+
 fn check(matches: &ArgMatches) -> anyhow::Result<bool> {
     let (_, matches) = matches.subcommand().expect("the grammar requires a subcommand");
     let settings = settings(matches, config::Command::Serve)?;
@@ -151,8 +211,8 @@ fn check(matches: &ArgMatches) -> anyhow::Result<bool> {
 fn settings(matches: &ArgMatches, command: config::Command) -> Result<Settings, Problems> {
     let given = |setting: &'static Setting| {
         let ours = setting.commands.contains(&command);
-        let text = if ours { matches.get_one::<String>(setting.name)? } else { return None };
-        Some((setting, text.clone()))
+        let given = if ours { matches.get_many::<String>(setting.name)? } else { return None };
+        Some((setting, given.map(String::as_str).collect::<Vec<_>>().join(" ")))
     };
     let flags = Flags {
         config: matches.get_one::<PathBuf>("config").cloned(),

@@ -1,7 +1,7 @@
 //! What the uptime monitor is told: is any driver of the whole fleet still reporting?
 //!
 //! It fails for silence alone: no driver has a `ts` in the trailing hour. What this process took in itself it knows
-//! by heart; what other instances took in, the first store knows, and a background probe asks it every second. So an
+//! by heart; what other instances took in, the stores know, and a background probe asks each every second. So an
 //! answer never waits for a store, and "nobody reports" and "the store cannot be asked" read differently.
 //!
 //! Never here: HTTP; waiting.
@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::applier::{Pass, Progress};
 use crate::clock::Clock;
 use crate::journal::Journal;
 use crate::model::{MAX_AHEAD_MS, Timestamp};
-use crate::query::{IndexState, Label};
-use crate::store::{Store, StoreError, Window};
+use crate::query::{IndexState, Queries, Source};
+use crate::store::Window;
 
 /// The trailing hour, in milliseconds: everything not older than this.
 pub const TRAILING_HOUR_MS: i64 = 3_600_000;
@@ -57,16 +58,52 @@ pub struct Report {
     pub last_report: Option<Timestamp>,
     /// Milliseconds since then.
     pub last_report_age_ms: Option<i64>,
-    /// The store's name.
-    pub store_name: &'static str,
-    /// Whether the store can be asked.
-    pub store: StoreHealth,
-    /// What keeps the store from doing all that it should, if anything is known to.
-    pub store_trouble: Option<&'static str>,
-    /// How whole the index is.
+    /// Each store, the one that should answer first.
+    pub stores: Vec<StoreReport>,
+    /// How whole an answer would be.
     pub index: IndexState,
     /// Whether points can be taken.
     pub journal_writable: bool,
+}
+
+/// What is known of one store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreReport {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it can be asked.
+    pub health: StoreHealth,
+    /// How whole it is.
+    pub index: IndexState,
+    /// Points in the journal that it does not have yet.
+    pub backlog_points: u64,
+    /// The pass that makes it whole, if one is under way.
+    pub pass: Option<Pass>,
+    /// Points that it refused, and that wait for somebody to look into why.
+    pub dead_letters: u64,
+    /// What keeps it from doing all that it should, if anything is known to.
+    pub trouble: Option<&'static str>,
+}
+
+impl StoreReport {
+    /// Its state in the words of the metric.
+    pub const fn state(&self) -> &'static str {
+        match (self.health, self.index) {
+            (StoreHealth::Unreachable, _) => "unreachable",
+            (StoreHealth::Unknown, _) => "unknown",
+            (StoreHealth::Up, IndexState::Complete) => "up",
+            (StoreHealth::Up, degraded) => degraded.word(),
+        }
+    }
+}
+
+/// A store that is fed and asked.
+#[derive(Clone)]
+pub struct Fed {
+    /// What answers.
+    pub source: Arc<Source>,
+    /// How far it is fed.
+    pub progress: Arc<Progress>,
 }
 
 /// Knows when the fleet last reported. Clones share what they know.
@@ -76,30 +113,26 @@ pub struct Health(Arc<Shared>);
 struct Shared {
     clock: Clock,
     journal: Journal,
-    store: Arc<dyn Store>,
-    label: Label,
+    stores: Vec<(Fed, Mutex<StoreHealth>)>,
+    queries: Queries,
     own_last_report_ms: AtomicI64,
-    probed: Mutex<Probed>,
-}
-
-#[derive(Clone, Copy)]
-struct Probed {
-    store: StoreHealth,
-    last_report: Option<Timestamp>,
+    last_report_ms: AtomicI64,
 }
 
 impl Health {
-    /// `own_last_report` is the newest `ts` that recovery found in the journal.
+    /// Of `stores`, in the order in which they answer. `own_last_report` is the newest `ts` that recovery found in the
+    /// journal.
     pub fn new(
         clock: Clock,
         journal: Journal,
-        store: Arc<dyn Store>,
-        label: Label,
+        stores: Vec<Fed>,
+        queries: Queries,
         own_last_report: Option<Timestamp>,
     ) -> Self {
+        let stores = stores.into_iter().map(|fed| (fed, Mutex::new(StoreHealth::Unknown))).collect();
         let own_last_report_ms = AtomicI64::new(own_last_report.map_or(NEVER, Timestamp::as_ms));
-        let probed = Mutex::new(Probed { store: StoreHealth::Unknown, last_report: None });
-        Self(Arc::new(Shared { clock, journal, store, label, own_last_report_ms, probed }))
+        let last_report_ms = AtomicI64::new(NEVER);
+        Self(Arc::new(Shared { clock, journal, stores, queries, own_last_report_ms, last_report_ms }))
     }
 
     /// A point with this `ts` was accepted here.
@@ -110,48 +143,63 @@ impl Health {
     /// What is known now. Never waits.
     pub fn report(&self) -> Report {
         let now = self.0.clock.now();
-        let probed = *self.0.probed.lock();
-        let own = self.0.own_last_report_ms.load(Ordering::Relaxed);
-        let own = (own != NEVER).then(|| Timestamp::from_ms(own));
-        let last_report = own.max(probed.last_report).map(|ts| ts.min(now));
+        let known =
+            |ms: &AtomicI64| Some(ms.load(Ordering::Relaxed)).filter(|ms| *ms != NEVER).map(Timestamp::from_ms);
+        let last_report = known(&self.0.own_last_report_ms).max(known(&self.0.last_report_ms)).map(|ts| ts.min(now));
         let last_report_age_ms = last_report.map(|ts| now.ms_since(ts));
-        let index = self.0.label.state();
+        let stores: Vec<StoreReport> =
+            self.0.stores.iter().map(|(fed, health)| report_of(fed, *health.lock())).collect();
+        let index = self.0.queries.index_state();
         let journal_writable = self.0.journal.is_writable();
         let is_reporting = last_report_age_ms.is_some_and(|age| age <= TRAILING_HOUR_MS);
-        let store_trouble = self.0.store.trouble();
-        let is_well = !index.is_degraded()
-            && journal_writable
-            && probed.store != StoreHealth::Unreachable
-            && store_trouble.is_none();
+        let is_lame = |store: &StoreReport| {
+            store.health == StoreHealth::Unreachable || store.index.is_degraded() || store.trouble.is_some()
+        };
+        let is_well = !index.is_degraded() && journal_writable && !stores.iter().any(is_lame);
         let status = match (is_reporting, is_well) {
             (true, true) => Status::Pass,
             (true, false) => Status::Warn,
             (false, _) => Status::Fail,
         };
-        let store_name = self.0.store.name();
-        let store = probed.store;
-        Report { status, last_report, last_report_age_ms, store_name, store, store_trouble, index, journal_writable }
+        Report { status, last_report, last_report_age_ms, stores, index, journal_writable }
     }
 
-    /// Asks the store once, for at most a second, and says whether it answered.
-    pub async fn probe(&self) -> StoreHealth {
+    /// How many stores there are: [`Health::probe`] takes their numbers.
+    pub fn stores(&self) -> usize {
+        self.0.stores.len()
+    }
+
+    /// Asks a store once, for at most a second, and says whether it answered.
+    pub async fn probe(&self, number: usize) -> StoreHealth {
+        let Some((Fed { source, .. }, health)) = self.0.stores.get(number) else { return StoreHealth::Unknown };
         let now = self.0.clock.now();
         let window = Window { since: now.plus_ms(-TRAILING_HOUR_MS), until: now.plus_ms(MAX_AHEAD_MS) };
         let ask = async {
-            self.0.store.ping().await?;
-            self.0.store.last_report(window).await
+            source.store().ping().await?;
+            source.store().last_report(window).await
         };
-        let answer = tokio::time::timeout(PROBE_DEADLINE, ask).await;
-        let mut probed = self.0.probed.lock();
-        match answer {
+        let probed = match tokio::time::timeout(PROBE_DEADLINE, ask).await {
             Ok(Ok(last_report)) => {
-                let last_report = probed.last_report.max(last_report);
-                *probed = Probed { store: StoreHealth::Up, last_report };
+                let last_report_ms = last_report.map_or(NEVER, Timestamp::as_ms);
+                self.0.last_report_ms.fetch_max(last_report_ms, Ordering::Relaxed);
+                StoreHealth::Up
             }
-            Ok(Err(StoreError::Unavailable(_) | StoreError::Refused(_) | StoreError::Corrupt(_))) | Err(_) => {
-                probed.store = StoreHealth::Unreachable;
-            }
-        }
-        probed.store
+            Ok(Err(_)) | Err(_) => StoreHealth::Unreachable,
+        };
+        source.set_away(probed == StoreHealth::Unreachable);
+        *health.lock() = probed;
+        probed
+    }
+}
+
+fn report_of(Fed { source, progress }: &Fed, health: StoreHealth) -> StoreReport {
+    StoreReport {
+        name: source.store().name(),
+        health,
+        index: source.state(),
+        backlog_points: progress.backlog_points(),
+        pass: progress.pass(),
+        dead_letters: progress.set_aside().points,
+        trouble: source.store().trouble(),
     }
 }

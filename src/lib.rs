@@ -16,11 +16,11 @@
 //! | [`model`] | what a point is, which of two wins, how far apart places are, the walk to the nearest | I/O, a clock, an encoding |
 //! | [`ingest`] | submits points and waits until they are on disk | knows that stores exist |
 //! | [`journal`] | the durable log: group commit, recovery, retention, checkpoints | interprets what it keeps |
-//! | [`applier`] | follows the journal into a store | invents a second way in |
+//! | [`applier`] | follows the journal into a store, makes good what that lost, sets aside what it refuses | invents a second way in |
 //! | [`store`] | the contract of an index, and its two forms: [`store::embedded`] and [`store::redis`] | reads the journal or the clock |
 //! | [`query`] | what the contract promises of each question, and the label of the answer | speaks HTTP, names an adapter |
 //! | [`health`] | whether the fleet still reports | waits |
-//! | [`jobs`] | what nobody waits for: forgetting | HTTP |
+//! | [`jobs`] | forgetting, rebuilding, comparing | HTTP |
 //! | [`app`] | builds all of this, and takes it down along the flow | anything else |
 //!
 //! Beside the flow: [`clock`] (injected), [`config`] and [`cli`] (flag, variable, file, default), [`telemetry`]

@@ -41,6 +41,9 @@ struct Shared {
     http_request_duration: HistogramVec,
     store_operation_duration: HistogramVec,
     store_state: IntGaugeVec,
+    rebuild_points: IntGaugeVec,
+    deadletter_points: IntGaugeVec,
+    applier_restarts: IntCounterVec,
     redis_slowlog_entries: IntCounterVec,
     vendor_expiry: GaugeVec,
     at_scrape: Mutex<Vec<Box<dyn Fn() + Send>>>,
@@ -74,13 +77,11 @@ impl Metrics {
             ),
             points_rejected: Defect::CODES.map(|code| rejected.with_label_values(&[code])),
             points_applied: int_counters(&registry, "points_applied_total", "Points put into a store.", &["store"]),
-            journal_backlog: register(
+            journal_backlog: int_gauges(
                 &registry,
-                IntGaugeVec::new(
-                    Opts::new(name("journal_backlog_points"), "Points on disk that a store does not have yet."),
-                    &["store"],
-                )
-                .expect(WELL_FORMED),
+                "journal_backlog_points",
+                "Points on disk that a store does not have yet.",
+                &["store"],
             ),
             fleet_last_report: register(
                 &registry,
@@ -110,13 +111,29 @@ impl Metrics {
                 "How long an operation of a store took.",
                 &["store", "operation"],
             ),
-            store_state: register(
+            store_state: int_gauges(
                 &registry,
-                IntGaugeVec::new(
-                    Opts::new(name("store_state"), "1 for the state a store is in, 0 for the others."),
-                    &["store", "state"],
-                )
-                .expect(WELL_FORMED),
+                "store_state",
+                "1 for the state a store is in, 0 for the others.",
+                &["store", "state"],
+            ),
+            rebuild_points: int_gauges(
+                &registry,
+                "rebuild_points",
+                "Points still to be put into a store that is being made whole.",
+                &["store"],
+            ),
+            deadletter_points: int_gauges(
+                &registry,
+                "deadletter_points",
+                "Points that a store refused, set aside in a file.",
+                &["store"],
+            ),
+            applier_restarts: int_counters(
+                &registry,
+                "applier_restarts_total",
+                "How often an applier had to begin anew.",
+                &["store"],
             ),
             redis_slowlog_entries: int_counters(
                 &registry,
@@ -186,6 +203,21 @@ impl Metrics {
         }
     }
 
+    /// The gauge of points still to be put into a store that is being made whole.
+    pub fn rebuild_points(&self, store: &'static str) -> IntGauge {
+        self.0.rebuild_points.with_label_values(&[store])
+    }
+
+    /// The gauge of points that a store refused.
+    pub fn deadletter_points(&self, store: &'static str) -> IntGauge {
+        self.0.deadletter_points.with_label_values(&[store])
+    }
+
+    /// The counter of an applier's restarts.
+    pub fn applier_restarts(&self, store: &'static str) -> IntCounter {
+        self.0.applier_restarts.with_label_values(&[store])
+    }
+
     /// The counter of slow commands of `client`: `geotrail` for our own, `other` for all others'.
     pub fn redis_slowlog_entries(&self, client: &'static str) -> IntCounter {
         self.0.redis_slowlog_entries.with_label_values(&[client])
@@ -225,6 +257,10 @@ fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registr
 
 fn int_counters(registry: &Registry, rest: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     register(registry, IntCounterVec::new(Opts::new(name(rest), help), labels).expect(WELL_FORMED))
+}
+
+fn int_gauges(registry: &Registry, rest: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    register(registry, IntGaugeVec::new(Opts::new(name(rest), help), labels).expect(WELL_FORMED))
 }
 
 fn histograms(registry: &Registry, rest: &str, help: &str, labels: &[&str]) -> HistogramVec {

@@ -1,15 +1,24 @@
-//! From the journal into a store: the one way points come into an index, live or after a crash or from the very
+//! From the journal into a store: the one way points come into an index, live, after a loss, or from the very
 //! beginning.
 //!
-//! An applier tails the journal from where its store left off, puts batches in, and notes how far it has come: the
-//! checkpoint moves only after the store has the points. So a crash costs repetition, which stores bear, never loss.
-//! A store that cannot be written to is tried again with a jittered back-off for as long as it takes: the journal is
-//! the queue, nothing waits in memory.
+//! An applier has two hands. One follows the live end of the journal. The other makes up for what the store does not
+//! have, or no longer: a pass through `history`, newest first, in larger batches. The live hand always goes first, so
+//! nobody waits behind a rebuild; what it cannot keep up with becomes history too.
+//!
+//! The checkpoint moves only after the store has the points, and stays at the beginning of what a pass still owes:
+//! a crash costs repetition, which stores bear, never loss. A store that cannot be written to is tried again with a
+//! jittered back-off for as long as it takes: the journal is the queue, nothing waits in memory. What a store refuses
+//! for ever is set aside ([`DeadLetters`]), so that it holds nothing up.
 //!
 //! Never here: HTTP, an adapter, a decision about what to answer (that is the label's reader).
 
+mod dead_letters;
+mod history;
 mod progress;
+mod put;
+mod replay;
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,21 +27,39 @@ use rand::RngExt as _;
 use thiserror::Error;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::clock::Clock;
-use crate::journal::{Checkpoint, Journal, Note, Reader, Record};
-use crate::model::{Offset, Point};
-use crate::store::{Batch, Store};
+use crate::journal::{Checkpoint, Committed, Journal, Note, Reader, Record};
+use crate::model::Offset;
+use crate::store::Store;
 
-pub use progress::{FRESHNESS_BOUND, Progress, Wholeness};
+pub use dead_letters::{DeadLetters, Letter};
+pub use history::{Chunk, History, Stretch, look};
+pub use progress::{FRESHNESS_BOUND, Pass, Progress, SetAside, Wholeness};
+pub use put::Put;
+pub use replay::{ReplayError, Replayed, Zeal, replay};
 
-/// How many points go into a store at once, about: enough for folding and pipelines to pay, few enough that a live
-/// point does not wait.
-const BATCH_POINTS: usize = 4_000;
+/// How many live points go into a store at once, about: enough for pipelines to pay, few enough that a point does not
+/// wait.
+const LIVE_POINTS: usize = 4_000;
+/// How many points of history go in at once, at most: folding pays, and a live point waits for one such batch.
+pub const HISTORY_POINTS: usize = 16_000;
+/// A store that does not take so many in its time is given fewer, down to this.
+pub const FEWEST_POINTS: usize = 500;
+/// More bytes than this between the live hand and the end of the journal become history: half a second's work.
+const LIVE_BYTES: u64 = 1 << 20;
 
 /// How often the checkpoint is written, at most.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// How often a store is asked whether it still has everything, beside after each error.
+const AUDIT_EVERY: Duration = Duration::from_secs(1);
+/// How often the log tells how far a pass is.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// How often what was refused is tried again, beside after each pass.
+const REPLAY_EVERY: Duration = Duration::from_mins(1);
+/// An applier that failed begins anew after this long.
+const RESTART_AFTER: Duration = Duration::from_millis(500);
 
 const BACK_OFF_FIRST: Duration = Duration::from_millis(50);
 const BACK_OFF_LAST: Duration = Duration::from_secs(2);
@@ -49,16 +76,12 @@ pub enum ApplierError {
 }
 
 /// Follows the journal into one store.
+#[derive(Clone)]
 pub struct Applier {
     journal: Journal,
-    store: Arc<dyn Store>,
     checkpoint: Checkpoint,
     progress: Arc<Progress>,
-    clock: Clock,
-    retention: Duration,
-    noted: (Offset, Instant),
-    /// What the journal held before this offset may be in the store already.
-    repeated_until: Offset,
+    put: Put,
 }
 
 impl Applier {
@@ -71,137 +94,426 @@ impl Applier {
         retention: Duration,
     ) -> Self {
         let checkpoint = journal.checkpoint(store.name());
-        let noted = (Offset::START, Instant::now());
-        let repeated_until = journal.committed().borrow().end;
-        Self { journal, store, checkpoint, progress, clock, retention, noted, repeated_until }
+        let letters = Arc::new(DeadLetters::of(journal.data_dir(), store.name()));
+        Self { journal, checkpoint, progress, put: Put::new(store, letters, clock, retention) }
     }
 
-    /// Until `stop`; then what is committed by that time is applied if the store takes it, and made durable.
-    pub async fn run(mut self, stop: CancellationToken) -> Result<(), ApplierError> {
-        let Some(start) = self.open(&stop).await? else { return Ok(()) };
-        info!(store = self.store.name(), from = start.get(), "applying the journal");
-        let mut reader = self.journal.reader(start);
-        let mut committed = self.journal.committed();
-        let mut unreadable = BackOff::new();
+    /// Runs until `stop`, and begins anew whatever it ended of before.
+    pub async fn supervised(self, stop: CancellationToken) {
         loop {
-            let goal = *committed.borrow_and_update();
-            let (goal_at, goal_ts) = (Instant::now(), self.clock.now());
-            let (back, records) = read(reader).await?;
-            reader = back;
-            let records = match records {
-                Ok(records) => records,
-                Err(error) => {
-                    warn!(store = self.store.name(), %error, "cannot read the journal; trying again");
-                    if unreadable.wait(&stop).await {
-                        continue;
-                    }
-                    break;
-                }
-            };
-            unreadable = BackOff::new();
-            if records.is_empty() {
-                self.progress.caught_up(goal, goal_at, goal_ts);
-                self.note().await?;
-                if stop.is_cancelled() {
-                    break;
-                }
-                tokio::select! {
-                    changed = committed.changed() => if changed.is_err() { stop.cancelled().await },
-                    () = stop.cancelled() => {}
-                    // Wakes to note what a background flush has made durable, and to stay fresh.
-                    () = tokio::time::sleep(CHECKPOINT_EVERY) => {}
-                }
-                continue;
+            match tokio::spawn(self.clone().run(stop.clone())).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error!(store = self.name(), %error, "the applier ended; it begins anew"),
+                Err(_) => error!(store = self.name(), "the applier panicked; it begins anew"),
             }
-            if !self.apply(records, &stop).await {
-                break;
-            }
-            if reader.position() >= goal.end {
-                self.progress.caught_up(goal, goal_at, goal_ts);
-            }
-            if self.noted.1.elapsed() >= CHECKPOINT_EVERY {
-                self.note().await?;
+            self.progress.restarted();
+            tokio::select! {
+                () = tokio::time::sleep(RESTART_AFTER) => {}
+                () = stop.cancelled() => return,
             }
         }
-        if let Err(error) = self.store.flush().await {
-            warn!(store = self.store.name(), %error, "flush at shutdown failed; the journal makes up for it");
+    }
+
+    /// Until `stop`; then what is committed by that time is applied if the store takes it, and made durable. What a
+    /// pass still owes is left to the next start.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), ApplierError> {
+        let committed = self.journal.committed();
+        let Some(start) = self.open(&stop).await? else { return Ok(()) };
+        let Committed { end, points } = *committed.borrow();
+        info!(store = self.name(), from = start.get(), "applying the journal");
+        let live = self.journal.reader(end);
+        let history = History::new(self.journal.reader(Offset::START));
+        let mut run = Run {
+            live: Some(live),
+            live_at: end,
+            live_points: points,
+            history: Some(history),
+            pending: None,
+            pass: None,
+            most: HISTORY_POINTS,
+            told: Instant::now(),
+            replayed: Instant::now(),
+            noted: (start, Instant::now()),
+            is_lowered: true,
+            applier: self,
+            stop,
+        };
+        run.begin_pass(start, false).await?;
+        let audits = audits(run.applier.put.store.clone(), run.applier.progress.clone());
+        tokio::select! {
+            outcome = run.go_on() => outcome,
+            never = audits => match never {},
         }
-        self.note().await
+    }
+
+    fn name(&self) -> &'static str {
+        self.put.store.name()
     }
 
     /// Where to go on from; `None` if stopped before the store could be opened.
-    async fn open(&mut self, stop: &CancellationToken) -> Result<Option<Offset>, ApplierError> {
+    async fn open(&self, stop: &CancellationToken) -> Result<Option<Offset>, ApplierError> {
         let Note { offset: checkpoint, marks } = self.checkpoint.read()?.unwrap_or_default();
         let mut back_off = BackOff::new();
         loop {
-            match self.store.open(&marks).await {
+            match self.put.store.open(&marks).await {
                 Ok(held) => {
-                    let start = held.unwrap_or(checkpoint);
-                    self.noted.0 = start;
+                    // A store that notes the end of what it has does not know what a pass still owed it.
+                    let start = held.map_or(checkpoint, |held| held.min(checkpoint));
                     self.progress.durable(start);
                     return Ok(Some(start));
                 }
-                Err(error) => warn!(store = self.store.name(), %error, "cannot open; trying again"),
+                Err(error) => warn!(store = self.name(), %error, "cannot open; trying again"),
             }
             if !back_off.wait(stop).await {
                 return Ok(None);
             }
         }
     }
+}
 
-    /// Applies until the store takes it; false if stopped before.
-    async fn apply(&self, records: Vec<Record>, stop: &CancellationToken) -> bool {
-        let Some(last) = records.last() else { return true };
-        let (end, points_end, received) = (last.end, last.points_end, last.received);
-        let points: Vec<Point> = records.into_iter().flat_map(|record| record.points).collect();
-        let mut back_off = BackOff::new();
-        let mut repeated = end <= self.repeated_until;
+/// Looks again and again whether the store still has what it was given.
+async fn audits(store: Arc<dyn Store>, progress: Arc<Progress>) -> Infallible {
+    loop {
+        audit(&*store, &progress).await;
+        tokio::time::sleep(AUDIT_EVERY).await;
+    }
+}
+
+/// A store that cannot be asked is asked again, by the next audit.
+async fn audit(store: &dyn Store, progress: &Progress) {
+    if let Ok(Some(offset)) = store.audit().await {
+        progress.lost(offset);
+    }
+}
+
+/// One run of an applier.
+struct Run {
+    applier: Applier,
+    stop: CancellationToken,
+    /// Lent out while it reads.
+    live: Option<Reader>,
+    /// Everything before this was applied live, or is in the hands of the pass.
+    live_at: Offset,
+    /// The sequence number there.
+    live_points: u64,
+    /// Lent out while it reads.
+    history: Option<History>,
+    /// Read, and not yet in the store.
+    pending: Option<Chunk>,
+    pass: Option<Pass>,
+    /// How many points of history go in at once at present.
+    most: usize,
+    told: Instant,
+    /// When what was refused was last tried again.
+    replayed: Instant,
+    /// The checkpoint, and when it was last looked after.
+    noted: (Offset, Instant),
+    /// The checkpoint is not beyond what the pass owes: only then may the pass go on, for a store may note more.
+    is_lowered: bool,
+}
+
+impl Run {
+    async fn go_on(mut self) -> Result<(), ApplierError> {
+        let mut committed = self.applier.journal.committed();
+        let mut unreadable = BackOff::new();
         loop {
-            let forget_before = self.clock.now().plus_ms(-(self.retention.as_millis() as i64));
-            match self.store.apply(Batch { points: &points, end, forget_before, repeated }).await {
-                Ok(()) => {
-                    self.progress.applied(end, points_end, points.len() as u64, received);
-                    return true;
+            if let Some(loss) = self.applier.progress.loss() {
+                warn!(store = self.applier.name(), from = loss.get(), "the store lost data; making it whole again");
+                self.begin_pass(loss, false).await?;
+            }
+            let goal = *committed.borrow_and_update();
+            let outcome = match self.follow(goal).await? {
+                Step::Done | Step::Nothing if self.stop.is_cancelled() => break,
+                Step::Done | Step::Nothing => self.rebuild().await?,
+                other => other,
+            };
+            if self.replayed.elapsed() >= REPLAY_EVERY {
+                self.replay().await;
+            }
+            if self.noted.1.elapsed() >= CHECKPOINT_EVERY {
+                self.note().await?;
+            }
+            match outcome {
+                Step::Done => unreadable = BackOff::new(),
+                Step::Stopped => break,
+                Step::Unreadable => {
+                    if !unreadable.wait(&self.stop).await {
+                        break;
+                    }
+                }
+                Step::Nothing => {
+                    tokio::select! {
+                        changed = committed.changed() => if changed.is_err() { self.stop.cancelled().await },
+                        () = self.applier.progress.something_lost() => {}
+                        () = self.stop.cancelled() => {}
+                        // Wakes to note what a background flush has made durable, and to stay fresh.
+                        () = tokio::time::sleep(CHECKPOINT_EVERY) => {}
+                    }
+                }
+            }
+        }
+        if let Err(error) = self.applier.put.store.flush().await {
+            warn!(store = self.applier.name(), %error, "flush at shutdown failed; the journal makes up for it");
+        }
+        self.note().await
+    }
+
+    /// Applies what is committed up to `goal`, or hands it over to the pass if that is much.
+    async fn follow(&mut self, goal: Committed) -> Result<Step, ApplierError> {
+        let (goal_at, goal_ts) = (Instant::now(), self.applier.put.clock.now());
+        while self.live_at < goal.end {
+            if goal.end.get() - self.live_at.get() > LIVE_BYTES && !self.stop.is_cancelled() {
+                let from = self.live_at;
+                (self.live_at, self.live_points) = (goal.end, goal.points);
+                self.reader().seek(goal.end);
+                self.begin_pass(from, true).await?;
+                break;
+            }
+            let mut reader = self.live.take().ok_or(ApplierError::Panicked)?;
+            let (reader, records) = blocking(move || {
+                let records = reader.read(LIVE_POINTS);
+                (reader, records)
+            })
+            .await?;
+            self.live_at = reader.position();
+            self.live = Some(reader);
+            match records {
+                Ok(records) => {
+                    if !self.apply_live(records).await? {
+                        return Ok(Step::Stopped);
+                    }
                 }
                 Err(error) => {
-                    warn!(store = self.store.name(), %error, points = points.len(), "cannot apply; trying again");
+                    warn!(store = self.applier.name(), %error, "cannot read the journal; trying again");
+                    return Ok(Step::Unreadable);
+                }
+            }
+        }
+        self.applier.progress.caught_up(goal, goal_at, goal_ts);
+        Ok(Step::Done)
+    }
+
+    fn reader(&mut self) -> &mut Reader {
+        self.live.as_mut().expect("it is lent out only while it reads")
+    }
+
+    /// Applies until the store takes it; false if stopped before.
+    async fn apply_live(&mut self, records: Vec<Record>) -> Result<bool, ApplierError> {
+        let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(true) };
+        let (start, end, points_end) = (first.start, last.end, last.points_end);
+        let (first_received, received) = (first.received, last.received);
+        let points = records.into_iter().flat_map(|record| record.points).collect();
+        let mut chunk = Chunk { points, start, end, received: first_received, repeated: false };
+        let mut back_off = BackOff::new();
+        loop {
+            match self.applier.put.once(&chunk).await {
+                Ok(set_aside) => {
+                    self.live_points = points_end;
+                    self.set_aside(set_aside);
+                    self.applier.progress.applied(end, points_end, chunk.points.len(), received);
+                    return Ok(true);
+                }
+                Err(error) => {
+                    let (store, points) = (self.applier.name(), chunk.points.len());
+                    warn!(store, %error, points, "cannot apply; trying again");
                 }
             }
             // Any part of it may have gone in.
-            repeated = true;
-            if !back_off.wait(stop).await {
-                return false;
+            chunk.repeated = true;
+            audit(&*self.applier.put.store, &self.applier.progress).await;
+            if !back_off.wait(&self.stop).await {
+                return Ok(false);
+            }
+            if self.noted.1.elapsed() >= CHECKPOINT_EVERY {
+                self.note().await?;
             }
         }
     }
 
-    /// Writes the checkpoint if the store has made more durable since. One that cannot be written is tried again at
-    /// the next turn: it only says how much to repeat.
-    async fn note(&mut self) -> Result<(), ApplierError> {
-        let durable = self.store.durable();
-        self.noted.1 = Instant::now();
-        if durable > self.noted.0 {
-            let checkpoint = self.checkpoint.clone();
-            let note = Note { offset: durable, marks: self.store.marks() };
-            let saved = spawn_blocking(move || checkpoint.save(&note)).await.map_err(|_| ApplierError::Panicked)?;
-            if let Err(error) = saved {
-                warn!(store = self.store.name(), %error, "cannot write the checkpoint; trying again");
-                return Ok(());
-            }
-            self.noted.0 = durable;
-            self.progress.durable(durable);
+    /// From `from` to the live end, everything is to be applied: for the first time, or once more. A pass under way
+    /// becomes a part of the new one, unless what is added is news, which then goes first.
+    async fn begin_pass(&mut self, from: Offset, is_news: bool) -> Result<(), ApplierError> {
+        let to = self.live_at;
+        let history = self.history.as_mut().expect("it is lent out only while it reads");
+        let mut pass = self.pass.filter(|_| is_news).unwrap_or_default();
+        if is_news {
+            history.add(Stretch { from, to, repeated: false, is_news });
+        } else {
+            self.pending = None;
+            history.widen(from, to);
         }
+        pass.has_news = history.has_news();
+        let Some(oldest) = history.from() else {
+            self.applier.progress.set_pass(None, Some(from));
+            return Ok(());
+        };
+        let counted_from = if is_news { from } else { oldest };
+        let mut reader = self.applier.journal.reader(counted_from);
+        let seen = blocking(move || look(&mut reader)).await?;
+        let (as_of, first_point) = seen.unwrap_or_default().unwrap_or((None, self.live_points));
+        pass.points_total += self.live_points.saturating_sub(first_point);
+        if !is_news || self.pass.is_none() {
+            pass.as_of = as_of;
+        }
+        self.pass = Some(pass);
+        self.is_lowered = false;
+        self.applier.progress.set_pass(self.pass, (!is_news).then_some(from));
+        let points = pass.points_total - pass.points_done;
+        info!(store = self.applier.name(), points, "a pass through the journal begins");
+        self.note().await
+    }
+
+    /// Puts one batch of history in, if there is any left.
+    async fn rebuild(&mut self) -> Result<Step, ApplierError> {
+        if self.pass.is_none() {
+            return Ok(Step::Nothing);
+        }
+        if !self.is_lowered {
+            self.note().await?;
+            return Ok(if self.is_lowered { Step::Done } else { Step::Unreadable });
+        }
+        let chunk = if let Some(chunk) = self.pending.take() {
+            Some(chunk)
+        } else {
+            let (mut history, most) = (self.history.take().ok_or(ApplierError::Panicked)?, self.most);
+            let (history, chunk) = blocking(move || {
+                let chunk = history.next(most);
+                (history, chunk)
+            })
+            .await?;
+            self.history = Some(history);
+            match chunk {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    warn!(store = self.applier.name(), %error, "cannot read the journal; trying again");
+                    return Ok(Step::Unreadable);
+                }
+            }
+        };
+        let Some(mut chunk) = chunk else {
+            self.end_pass();
+            self.replay().await;
+            self.note().await?;
+            return Ok(Step::Done);
+        };
+        let rest = chunk.split(self.most);
+        match self.applier.put.once(&chunk).await {
+            Ok(set_aside) => {
+                self.set_aside(set_aside);
+                self.pending = rest;
+                self.most = (self.most * 2).min(HISTORY_POINTS);
+                self.passed(chunk.points.len());
+                Ok(Step::Done)
+            }
+            Err(error) => {
+                let (store, points) = (self.applier.name(), chunk.points.len());
+                warn!(store, %error, points, "cannot apply history; trying again");
+                if let Some(rest) = rest {
+                    chunk.end = rest.end;
+                    chunk.points.extend(rest.points);
+                }
+                chunk.repeated = true;
+                self.pending = Some(chunk);
+                self.most = (self.most / 2).max(FEWEST_POINTS);
+                audit(&*self.applier.put.store, &self.applier.progress).await;
+                Ok(Step::Unreadable)
+            }
+        }
+    }
+
+    /// Told before the points that were set aside count as applied.
+    fn set_aside(&self, set_aside: Option<SetAside>) {
+        if let Some(set_aside) = set_aside {
+            self.applier.progress.set_set_aside(set_aside);
+        }
+    }
+
+    fn passed(&mut self, points: usize) {
+        self.applier.progress.put_in(points);
+        let has_news = self.history.as_ref().is_some_and(History::has_news);
+        if let Some(pass) = &mut self.pass {
+            pass.points_done += points as u64;
+            pass.points_total = pass.points_total.max(pass.points_done);
+            pass.has_news = has_news;
+            if self.told.elapsed() >= TELL_EVERY {
+                self.told = Instant::now();
+                let Pass { points_done, points_total, .. } = *pass;
+                info!(store = self.applier.name(), points_done, points_total, "making the store whole");
+            }
+        }
+        self.applier.progress.set_pass(self.pass, None);
+    }
+
+    fn end_pass(&mut self) {
+        if let Some(Pass { points_done, .. }) = self.pass.take() {
+            info!(store = self.applier.name(), points_done, "the pass through the journal is done");
+        }
+        self.applier.progress.set_pass(None, None);
+    }
+
+    /// Tries once more what the store refused: perhaps the cause is gone.
+    async fn replay(&mut self) {
+        self.replayed = Instant::now();
+        if self.applier.progress.set_aside().points == 0 {
+            return;
+        }
+        let Put { store, letters, clock, retention, .. } = &self.applier.put;
+        let store_name = store.name();
+        match replay(letters, &**store, clock, *retention, Zeal::Probing).await {
+            Ok(Replayed { points: 0, .. }) => {}
+            Ok(Replayed { points, refused }) => info!(store = store_name, points, refused, "dead letters put in"),
+            Err(error) => warn!(store = store_name, %error, "dead letters stay where they are"),
+        }
+    }
+
+    /// Writes the checkpoint if the store has made more durable since, or a pass owes what it has passed. One that
+    /// cannot be written is tried again at the next turn: it only says how much to repeat.
+    async fn note(&mut self) -> Result<(), ApplierError> {
+        let Put { store, letters, .. } = &self.applier.put;
+        self.noted.1 = Instant::now();
+        let owed = self.history.as_ref().and_then(History::from);
+        let durable = store.durable();
+        let target = match owed {
+            Some(owed) => owed.min(self.noted.0.max(durable)),
+            None => self.noted.0.max(durable),
+        };
+        let letters = Arc::clone(letters);
+        let (checkpoint, noted) = (self.applier.checkpoint.clone(), self.noted.0);
+        let note = Note { offset: target, marks: store.marks() };
+        let (saved, set_aside) = blocking(move || {
+            let saved = if target == noted { Ok(()) } else { checkpoint.save(&note) };
+            (saved, letters.count())
+        })
+        .await?;
+        if let Ok(set_aside) = set_aside {
+            self.applier.progress.set_set_aside(set_aside);
+        }
+        if let Err(error) = saved {
+            warn!(store = self.applier.name(), %error, "cannot write the checkpoint; trying again");
+            return Ok(());
+        }
+        self.noted.0 = target;
+        self.is_lowered = true;
+        self.applier.progress.durable(target);
         Ok(())
     }
 }
 
-/// Reads off the runtime's workers, so that a stalled disk stalls nobody else.
-async fn read(mut reader: Reader) -> Result<(Reader, io::Result<Vec<Record>>), ApplierError> {
-    let read = move || {
-        let records = reader.read(BATCH_POINTS);
-        (reader, records)
-    };
-    spawn_blocking(read).await.map_err(|_| ApplierError::Panicked)
+/// How a step went.
+enum Step {
+    /// Something was done, or all there was to do.
+    Done,
+    /// There was nothing to do.
+    Nothing,
+    /// It did not work, and is to be tried again after a while.
+    Unreadable,
+    /// The end was asked for meanwhile.
+    Stopped,
+}
+
+/// Works off the runtime's workers, so that a stalled disk stalls nobody else.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApplierError> {
+    spawn_blocking(work).await.map_err(|_| ApplierError::Panicked)
 }
 
 /// Waits longer each time, with jitter, so that several instances do not come back at once.

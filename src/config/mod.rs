@@ -18,7 +18,7 @@ use std::time::Duration;
 pub use layers::{Flags, Problem, Problems, Settings, Source, Value};
 pub use secret::{SecretUrl, redact};
 pub use settings::{
-    CONFIG_VARIABLE, Command, MAX_DRIVERS, MAX_RETENTION, MIN_RETENTION, SETTINGS, Setting, StoreChoice,
+    CONFIG_VARIABLE, Command, MAX_DRIVERS, MAX_RETENTION, MAX_STORES, MIN_RETENTION, SETTINGS, Setting, StoreChoice,
     VARIABLE_PREFIX,
 };
 
@@ -27,18 +27,25 @@ pub use settings::{
 pub struct ServeConfig {
     /// Where to listen. Beyond loopback only if that was allowed by name.
     pub listen: SocketAddr,
+    /// The journal and its indexes.
+    pub index: IndexConfig,
+    /// What whoever starts the service should know: that it runs open, that a password can be seen.
+    pub warnings: Vec<String>,
+}
+
+/// A journal and its indexes: what `serve`, `rebuild`, `verify` and `deadletter` have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexConfig {
     /// Where the journal and the embedded store live.
     pub data_dir: PathBuf,
-    /// Where the index lives.
-    pub store: StoreChoice,
+    /// Where each index lives, at least one; the first is the one that answers.
+    pub stores: Vec<StoreChoice>,
     /// How long points are kept: [`MIN_RETENTION`] to [`MAX_RETENTION`].
     pub retention: Duration,
     /// What every Redis key begins with: 1 to 32 of `A-Z a-z 0-9 _ -`.
     pub redis_prefix: String,
     /// The certificates to trust where Redis is reached by TLS; `None`: those of the system.
     pub redis_ca: Option<PathBuf>,
-    /// What whoever starts the service should know: that it runs open, that a password can be seen.
-    pub warnings: Vec<String>,
 }
 
 /// What `geotrail simulate` runs with.
@@ -91,22 +98,33 @@ impl Settings {
             }
             warnings.push("runs open and unencrypted: whoever reaches this address may read and write".to_owned());
         }
-        let store = self.store(&mut warnings)?;
+        let index = self.try_index(&mut warnings)?;
+        Ok(ServeConfig { listen, index, warnings })
+    }
+
+    /// For `rebuild`, `verify` and `deadletter`; and what whoever starts them should know.
+    pub fn index(&self) -> Result<(IndexConfig, Vec<String>), Problems> {
+        let mut warnings = Vec::new();
+        let index = self.try_index(&mut warnings).map_err(|problem| Problems(vec![problem]))?;
+        Ok((index, warnings))
+    }
+
+    fn try_index(&self, warnings: &mut Vec<String>) -> Result<IndexConfig, Problem> {
+        let stores = self.stores(warnings)?;
         let redis_ca = self.read("redis-ca", |text| Ok(PathBuf::from(text)))?;
-        if redis_ca.is_some() && !matches!(&store, StoreChoice::Redis(url) if url.asks_for_tls()) {
+        let asks_for_tls = |store: &StoreChoice| matches!(store, StoreChoice::Redis(url) if url.asks_for_tls());
+        if redis_ca.is_some() && !stores.iter().any(asks_for_tls) {
             return Err(Problem::Conflict(format!(
-                "{}: says whom to trust, but the store is not reached by TLS; its URL would begin with rediss",
+                "{}: says whom to trust, but no store is reached by TLS; its URL would begin with rediss",
                 self.place("redis-ca")
             )));
         }
-        Ok(ServeConfig {
-            listen,
+        Ok(IndexConfig {
             data_dir: self.read_or_default("data-dir", |text| Ok(PathBuf::from(text)))?,
-            store,
+            stores,
             redis_ca,
             retention: self.read_or_default("retention", settings::retention)?,
             redis_prefix: self.read_or_default("redis-prefix", |text| Ok(text.to_owned()))?,
-            warnings,
         })
     }
 
@@ -149,8 +167,8 @@ impl Settings {
         lines
     }
 
-    /// The store: `store_file` if whoever names it outranks whoever names `store`.
-    fn store(&self, warnings: &mut Vec<String>) -> Result<StoreChoice, Problem> {
+    /// The stores: `store_file` if whoever names it outranks whoever names `store`.
+    fn stores(&self, warnings: &mut Vec<String>) -> Result<Vec<StoreChoice>, Problem> {
         let named = self.get("store").expect("the table of settings gives it a default");
         match self.get("store-file") {
             Some(file) if rank(&file.source) == rank(&named.source) => Err(Problem::Conflict(format!(
@@ -158,10 +176,11 @@ impl Settings {
                 self.place("store"),
                 self.place("store-file")
             ))),
-            Some(file) if file.source > named.source => Self::store_in_file(file),
+            Some(file) if file.source > named.source => Self::stores_in_file(file),
             _ => {
-                let choice = self.read_or_default("store", settings::store)?;
-                let secret = matches!(&choice, StoreChoice::Redis(url) if url.has_secret());
+                let stores = self.read_or_default("store", settings::stores)?;
+                let has_secret = |store: &StoreChoice| matches!(store, StoreChoice::Redis(url) if url.has_secret());
+                let secret = stores.iter().any(has_secret);
                 if secret && matches!(named.source, Source::Flag(_)) {
                     warnings.push(
                         "--store holds a password that every process of this machine can see; give it in \
@@ -169,15 +188,15 @@ impl Settings {
                             .to_owned(),
                     );
                 }
-                Ok(choice)
+                Ok(stores)
             }
         }
     }
 
-    fn store_in_file(file: &Value) -> Result<StoreChoice, Problem> {
+    fn stores_in_file(file: &Value) -> Result<Vec<StoreChoice>, Problem> {
         let path = PathBuf::from(&file.text);
         match std::fs::read_to_string(&path) {
-            Ok(text) => settings::store(text.trim()).map_err(|reason| Problem::Wrong {
+            Ok(text) => settings::stores(&text).map_err(|reason| Problem::Wrong {
                 source_of: Source::File(path, 1),
                 key: "store".to_owned(),
                 reason,

@@ -16,6 +16,14 @@ pub enum Command {
     Simulate,
     /// `geotrail replay`
     Replay,
+    /// `geotrail rebuild`
+    Rebuild,
+    /// `geotrail verify`
+    Verify,
+    /// `geotrail deadletter list`
+    DeadLetterList,
+    /// `geotrail deadletter replay`
+    DeadLetterReplay,
 }
 
 /// One setting: `--data-dir`, `GEOTRAIL_DATA_DIR` and `data_dir` are the same.
@@ -41,6 +49,11 @@ impl Setting {
         format!("{VARIABLE_PREFIX}{}", self.key().to_ascii_uppercase())
     }
 
+    /// Whether the flag may be given more than once: its values are then parted by blanks.
+    pub fn is_repeatable(&self) -> bool {
+        self.name == "store"
+    }
+
     /// Its key in the file.
     pub fn key(&self) -> String {
         self.name.replace('-', "_")
@@ -56,10 +69,17 @@ pub const CONFIG_VARIABLE: &str = "GEOTRAIL_CONFIG";
 pub const MIN_RETENTION: Duration = Duration::from_hours(2);
 /// The most: ten years, so that no sum of hours can overflow.
 pub const MAX_RETENTION: Duration = Duration::from_hours(10 * 366 * 24);
+/// The most stores that follow one journal.
+pub const MAX_STORES: usize = 4;
 /// The most drivers one simulation drives.
 pub const MAX_DRIVERS: u32 = 1_000_000;
 
 const SERVE: &[Command] = &[Command::Serve];
+/// Whoever works on a data directory.
+const DATA: &[Command] =
+    &[Command::Serve, Command::Rebuild, Command::Verify, Command::DeadLetterList, Command::DeadLetterReplay];
+/// Whoever works on stores.
+const STORES: &[Command] = &[Command::Serve, Command::Rebuild, Command::Verify, Command::DeadLetterReplay];
 const SIMULATE: &[Command] = &[Command::Simulate];
 const REPLAY: &[Command] = &[Command::Replay];
 const CLIENTS: &[Command] = &[Command::Simulate, Command::Replay];
@@ -79,23 +99,24 @@ pub static SETTINGS: &[Setting] = &[
         value: Some("DIR"),
         default: Some("./geotrail-data"),
         help: "Where the journal and the embedded store live",
-        commands: SERVE,
+        commands: DATA,
         check: |text| if text.is_empty() { Err("expected a directory".to_owned()) } else { Ok(()) },
     },
     Setting {
         name: "store",
         value: Some("STORE"),
         default: Some("embedded"),
-        help: "`embedded`, or a URL: redis://, rediss://, redis-cluster://, redis-sentinel://, redis+unix://",
-        commands: SERVE,
-        check: |text| store(text).map(drop),
+        help: "`embedded`, or a URL: redis://, rediss://, redis-cluster://, redis-sentinel://, redis+unix://. Several, \
+               parted by blanks (or given one by one): the first answers, the others where it cannot",
+        commands: STORES,
+        check: |text| stores(text).map(drop),
     },
     Setting {
         name: "store-file",
         value: Some("FILE"),
         default: None,
-        help: "A file that holds the value of --store, so that its password shows nowhere",
-        commands: SERVE,
+        help: "A file that holds the value of --store (a line each), so that its password shows nowhere",
+        commands: STORES,
         check: |text| if text.is_empty() { Err("expected a file".to_owned()) } else { Ok(()) },
     },
     Setting {
@@ -103,7 +124,7 @@ pub static SETTINGS: &[Setting] = &[
         value: Some("DURATION"),
         default: Some("48h"),
         help: "How long points are kept: 90m, 48h, 2d, ...; at least 2h",
-        commands: SERVE,
+        commands: STORES,
         check: |text| retention(text).map(drop),
     },
     Setting {
@@ -111,7 +132,7 @@ pub static SETTINGS: &[Setting] = &[
         value: Some("RESOLUTION"),
         default: Some("none"),
         help: "`none`, or the H3 resolution (0 to 9) by which an hour is spread over a cluster",
-        commands: SERVE,
+        commands: STORES,
         check: shard_resolution,
     },
     Setting {
@@ -119,7 +140,7 @@ pub static SETTINGS: &[Setting] = &[
         value: Some("PREFIX"),
         default: Some("geotrail"),
         help: "What every Redis key begins with: 1 to 32 of A-Z a-z 0-9 _ -",
-        commands: SERVE,
+        commands: STORES,
         check: redis_prefix,
     },
     Setting {
@@ -234,7 +255,24 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "expected an address and a port, such as 127.0.0.1:8080 or [::1]:8080".to_owned())
 }
 
-pub(super) fn store(text: &str) -> Result<StoreChoice, String> {
+/// Where each index lives, parted by blanks, which no URL has.
+pub(super) fn stores(text: &str) -> Result<Vec<StoreChoice>, String> {
+    let mut stores = Vec::new();
+    for word in text.split_whitespace() {
+        let choice = store(word)?;
+        if stores.contains(&choice) {
+            return Err("expected each store once".to_owned());
+        }
+        stores.push(choice);
+    }
+    match stores.len() {
+        0 => store("").map(|choice| vec![choice]),
+        1..=MAX_STORES => Ok(stores),
+        _ => Err(format!("expected at most {MAX_STORES} stores")),
+    }
+}
+
+fn store(text: &str) -> Result<StoreChoice, String> {
     if text == "embedded" {
         return Ok(StoreChoice::Embedded);
     }

@@ -1,7 +1,7 @@
 //! Forgetting: what is older than the retention leaves the stores and the journal.
 //!
 //! The journal drops a segment only when every point in it is too old and every store holds it for good, so nothing
-//! a store still needs ever goes.
+//! a store still needs ever goes. Each store forgets by itself: one that is away keeps the journal, and nobody else.
 
 use std::io;
 use std::sync::Arc;
@@ -11,9 +11,10 @@ use thiserror::Error;
 use tokio::task::spawn_blocking;
 use tracing::info;
 
+use crate::applier::DeadLetters;
 use crate::clock::Clock;
 use crate::journal::Journal;
-use crate::model::Offset;
+use crate::model::{Offset, Timestamp};
 use crate::store::{Store, StoreError};
 
 /// What kept the job from being done. It is tried again at the next turn.
@@ -30,7 +31,8 @@ pub enum RetentionError {
     Panicked,
 }
 
-/// Forgets once. `held` is how far every store holds the journal for good.
+/// Forgets once, in the journal and in one of the stores that follow it. `held` is how far every store holds the
+/// journal for good.
 pub async fn forget(
     journal: &Journal,
     store: &Arc<dyn Store>,
@@ -39,6 +41,7 @@ pub async fn forget(
     retention: Duration,
 ) -> Result<(), RetentionError> {
     let cutoff = clock.now().plus_ms(-(retention.as_millis() as i64));
+    forget_letters(journal, store.name(), cutoff).await?;
     let journal = journal.clone();
     // Stores keep whole hours: a rebuild must find all of the one that is half over.
     let whole_hours = cutoff.hour().start();
@@ -52,4 +55,12 @@ pub async fn forget(
         store.flush().await?;
     }
     Ok(store.forget_before(cutoff).await?)
+}
+
+/// A point out of the retention would not be put in any more.
+async fn forget_letters(journal: &Journal, store: &str, cutoff: Timestamp) -> Result<(), RetentionError> {
+    let letters = DeadLetters::of(journal.data_dir(), store);
+    let forget = move || letters.take_out(|letter| letter.point.fix.ts.hour().end() <= cutoff);
+    spawn_blocking(forget).await.map_err(|_| RetentionError::Panicked)??;
+    Ok(())
 }

@@ -25,6 +25,7 @@
 //! Never here: HTTP, stores, the meaning of a point, the clock (callers pass moments).
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
@@ -85,6 +86,24 @@ impl fmt::Display for JournalId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
     }
+}
+
+/// A data directory held as its writer would hold it, by somebody who writes nothing to the journal.
+#[derive(Debug)]
+pub struct Held {
+    _lock: DirectoryLock,
+}
+
+impl Held {
+    /// Takes the directory; an error while another process has it.
+    pub fn take(dir: &Path) -> Result<Self, OpenError> {
+        Ok(Self { _lock: DirectoryLock::take(&Files::new(dir))? })
+    }
+}
+
+/// Which journal lies in the data directory `dir`; `None` if there is none, or its name cannot be read.
+pub fn id_in(dir: &Path) -> io::Result<Option<JournalId>> {
+    Files::new(dir).read_id()
 }
 
 /// How much is on disk, synced.
@@ -255,6 +274,11 @@ impl Journal {
     /// Reads what is committed, from `from` on.
     pub fn reader(&self, from: Offset) -> Reader {
         Reader::live(Arc::clone(&self.0.shared), from)
+    }
+
+    /// The data directory it lies in.
+    pub fn data_dir(&self) -> &Path {
+        self.0.shared.files.data_dir()
     }
 
     /// The checkpoint of a store that follows this journal.

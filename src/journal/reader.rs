@@ -84,6 +84,27 @@ impl Reader {
         Self { files, live, segment: None, position: from.get(), expected: None, damage: Damage::default() }
     }
 
+    /// Goes on from `from`, wherever it was before. What damage it met stays counted.
+    pub fn seek(&mut self, from: Offset) {
+        self.segment = None;
+        self.position = self.live.as_ref().map_or(from, |shared| from.min(shared.committed().end)).get();
+        self.expected = None;
+    }
+
+    /// Where each segment begins, oldest first: one hour's receipts lie between two of these, or several do.
+    pub fn segments(&self) -> io::Result<Vec<Offset>> {
+        Ok(self.files.segments()?.into_iter().map(Offset::new).collect())
+    }
+
+    /// Where the journal ends at this moment: of a running one what is committed, else the last byte in the files.
+    pub fn end(&self) -> io::Result<Offset> {
+        if let Some(shared) = &self.live {
+            return Ok(shared.committed().end);
+        }
+        let Some(base) = self.files.segments()?.pop() else { return Ok(Offset::START) };
+        Ok(Offset::new(base + std::fs::metadata(self.files.segment(base))?.len()))
+    }
+
     /// Everything before this was read, or is lost.
     pub const fn position(&self) -> Offset {
         Offset::new(self.position)

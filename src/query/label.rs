@@ -51,18 +51,32 @@ impl IndexState {
     }
 }
 
+/// What is so at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sight {
+    /// How whole the index is.
+    pub state: IndexState,
+    /// How often the store was found to have lost something.
+    pub losses: u64,
+}
+
 /// Tells the state of a store's index at the moment it is asked.
 #[derive(Clone)]
-pub struct Label(Arc<dyn Fn() -> IndexState + Send + Sync>);
+pub struct Label(Arc<dyn Fn() -> Sight + Send + Sync>);
 
 impl Label {
-    /// A label that says whatever `state` says.
-    pub fn from_fn(state: impl Fn() -> IndexState + Send + Sync + 'static) -> Self {
-        Self(Arc::new(state))
+    /// A label that says whatever `look` sees.
+    pub fn from_fn(look: impl Fn() -> Sight + Send + Sync + 'static) -> Self {
+        Self(Arc::new(look))
+    }
+
+    /// The state now, and the losses so far.
+    pub fn look(&self) -> Sight {
+        (self.0)()
     }
 
     /// The state now.
     pub fn state(&self) -> IndexState {
-        (self.0)()
+        self.look().state
     }
 }

@@ -7,6 +7,7 @@
 //! Never here: HTTP, an adapter, the journal.
 
 mod label;
+mod source;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,13 +19,16 @@ use crate::clock::Clock;
 use crate::model::{DriverId, Fix, Hour, MAX_AHEAD_MS, Position, Tag, Timestamp};
 use crate::store::{Located, Near, NearbyQuery, Page, Store, StoreError, When, Window};
 
-pub use label::{IndexState, Label};
+pub use label::{IndexState, Label, Sight};
+pub use source::Source;
 
 /// How many rows an inner page of a whole-fleet pass has.
 const PASS_ROWS: usize = 1_000;
 
-/// A value, and from how much it was answered. The state is taken before the store is asked, so an answer never
-/// claims more than was true when it began.
+/// What another store than the first has in is said to be whole up to so long ago.
+const FALLBACK_AGE_MS: i64 = 500;
+
+/// A value, and from how much it was answered: from everything only if that was so all the while.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer<T> {
     /// What was asked for.
@@ -80,19 +84,20 @@ pub struct TrackPage {
     pub next_from: Option<Timestamp>,
 }
 
-/// All questions there are. Clones ask the same store.
+/// All questions there are. Clones ask the same stores.
 #[derive(Clone)]
 pub struct Queries {
-    store: Arc<dyn Store>,
-    label: Label,
+    /// The first is the one that should answer.
+    sources: Arc<[Arc<Source>]>,
     clock: Clock,
     retention: Duration,
 }
 
 impl Queries {
-    /// Asks `store`; `label` knows how whole it is.
-    pub fn new(store: Arc<dyn Store>, label: Label, clock: Clock, retention: Duration) -> Self {
-        Self { store, label, clock, retention }
+    /// Asks the first of `sources`; another, where the first is not whole or cannot be asked. There is at least one.
+    pub fn new(sources: Vec<Arc<Source>>, clock: Clock, retention: Duration) -> Self {
+        assert!(!sources.is_empty(), "somebody has to answer");
+        Self { sources: sources.into(), clock, retention }
     }
 
     /// How long points are kept.
@@ -100,15 +105,16 @@ impl Queries {
         self.retention
     }
 
-    /// How whole the index is at this moment.
+    /// How whole an answer would be at this moment.
     pub fn index_state(&self) -> IndexState {
-        self.label.state()
+        let (number, source) = self.in_order()[0];
+        self.as_seen(number, source.state())
     }
 
     /// A driver's newest fix.
     pub async fn latest(&self, driver: &DriverId) -> Result<Answer<Located>, QueryError> {
-        self.answer(async {
-            let fix = self.store.latest(driver, self.window(self.retention)).await?;
+        self.answer(|store| async move {
+            let fix = store.latest(driver, self.window(self.retention)).await?;
             fix.map(|fix| Located { driver: driver.clone(), fix }).ok_or(QueryError::NotFound)
         })
         .await
@@ -116,13 +122,13 @@ impl Queries {
 
     /// Who is near, nearest first, and whether the list was cut at the limit.
     pub async fn nearby(&self, ask: &Nearby) -> Result<Answer<(Vec<Near>, bool)>, QueryError> {
-        self.answer(async {
+        self.answer(|store| async move {
             let when = match ask.moment {
                 Moment::MaxAge(max_age) => When::Within(self.window(max_age)),
                 Moment::Hour(hour) => When::During(self.kept(hour)?),
             };
             let Nearby { centre, radius_m, limit, ref tags, .. } = *ask;
-            Ok(self.store.nearby(&NearbyQuery { centre, radius_m, limit, when, tags: tags.clone() }).await?)
+            Ok(store.nearby(&NearbyQuery { centre, radius_m, limit, when, tags: tags.clone() }).await?)
         })
         .await
     }
@@ -135,13 +141,13 @@ impl Queries {
         after: Option<&DriverId>,
         limit: usize,
     ) -> Result<Answer<Page<Located>>, QueryError> {
-        self.answer(async {
+        self.answer(|store| async move {
             let window = self.window(max_age);
             let mut page = Page { items: Vec::new(), next: after.cloned() };
             // A page of the store may lose most of its drivers to the tags; it is filled from the next ones.
             loop {
                 let wanted = limit - page.items.len();
-                let more = self.store.active(window, page.next.as_ref(), wanted).await?;
+                let more = store.active(window, page.next.as_ref(), wanted).await?;
                 page.items.extend(more.items.into_iter().filter(|found| found.fix.tags.contains_all(tags)));
                 page.next = more.next;
                 if page.next.is_none() || page.items.len() >= limit {
@@ -154,7 +160,7 @@ impl Queries {
 
     /// How many drivers reported within `max_age`.
     pub async fn active_count(&self, max_age: Duration) -> Result<Answer<u64>, QueryError> {
-        self.answer(async { Ok(self.store.active_count(self.window(max_age)).await?) }).await
+        self.answer(|store| async move { Ok(store.active_count(self.window(max_age)).await?) }).await
     }
 
     /// A driver's fixes with `from <= ts < to`, as far as they are kept; not found if nothing is kept of the driver.
@@ -165,11 +171,11 @@ impl Queries {
         to: Timestamp,
         limit: usize,
     ) -> Result<Answer<TrackPage>, QueryError> {
-        self.answer(async {
+        self.answer(|store| async move {
             let window = self.window(self.retention);
             let (from, to) = (from.max(window.since), to.min(window.until.plus_ms(1)));
-            let mut fixes = if from < to { self.store.track(driver, from, to, limit + 1).await? } else { vec![] };
-            if fixes.is_empty() && self.store.latest(driver, window).await?.is_none() {
+            let mut fixes = if from < to { store.track(driver, from, to, limit + 1).await? } else { vec![] };
+            if fixes.is_empty() && store.latest(driver, window).await?.is_none() {
                 return Err(QueryError::NotFound);
             }
             let next_from = (fixes.len() > limit).then(|| fixes[limit].ts);
@@ -186,7 +192,7 @@ impl Queries {
         after: Option<&DriverId>,
         limit: usize,
     ) -> Result<Answer<Page<DriverId>>, QueryError> {
-        self.answer(async { Ok(self.store.hour_drivers(self.kept(hour)?, after, limit).await?) }).await
+        self.answer(|store| async move { Ok(store.hour_drivers(self.kept(hour)?, after, limit).await?) }).await
     }
 
     /// Where each driver last was in an hour, in the order of ids.
@@ -196,7 +202,7 @@ impl Queries {
         after: Option<&DriverId>,
         limit: usize,
     ) -> Result<Answer<Page<Located>>, QueryError> {
-        self.answer(async { Ok(self.store.hour_positions(self.kept(hour)?, after, limit).await?) }).await
+        self.answer(|store| async move { Ok(store.hour_positions(self.kept(hour)?, after, limit).await?) }).await
     }
 
     /// How many active drivers each H3 cell holds; cells without any are left out.
@@ -205,12 +211,12 @@ impl Queries {
         resolution: h3o::Resolution,
         max_age: Duration,
     ) -> Result<Answer<BTreeMap<h3o::CellIndex, u64>>, QueryError> {
-        self.answer(async {
+        self.answer(|store| async move {
             let window = self.window(max_age);
             let mut cells = BTreeMap::new();
             let mut after = None;
             loop {
-                let page = self.store.active(window, after.as_ref(), PASS_ROWS).await?;
+                let page = store.active(window, after.as_ref(), PASS_ROWS).await?;
                 for located in page.items {
                     *cells.entry(located.fix.position.h3_cell(resolution)).or_insert(0) += 1;
                 }
@@ -228,9 +234,38 @@ impl Queries {
         self.clock.now()
     }
 
-    async fn answer<T>(&self, value: impl Future<Output = Result<T, QueryError>>) -> Result<Answer<T>, QueryError> {
-        let index = self.label.state();
-        Ok(Answer { value: value.await?, index })
+    /// The sources with their numbers, in the order in which they are to be asked.
+    fn in_order(&self) -> Vec<(usize, &Arc<Source>)> {
+        let mut sources: Vec<_> = self.sources.iter().enumerate().collect();
+        sources.sort_by_cached_key(|(_, source)| source.rank());
+        sources
+    }
+
+    /// What the state of source `number` makes of an answer.
+    fn as_seen(&self, number: usize, state: IndexState) -> IndexState {
+        match (number, state) {
+            (0, state) => state,
+            (_, IndexState::Complete) => {
+                IndexState::Fallback { as_of: Some(self.clock.now().plus_ms(-FALLBACK_AGE_MS)) }
+            }
+            (_, degraded) => IndexState::Fallback { as_of: degraded.as_of() },
+        }
+    }
+
+    /// Puts the question to one source after the other, until one answers.
+    async fn answer<T, F>(&self, question: impl Fn(Arc<dyn Store>) -> F) -> Result<Answer<T>, QueryError>
+    where
+        F: Future<Output = Result<T, QueryError>>,
+    {
+        let mut unavailable = None;
+        for (number, source) in self.in_order() {
+            match source.ask(question(source.store().clone())).await {
+                (Ok(value), state) => return Ok(Answer { value, index: self.as_seen(number, state) }),
+                (Err(QueryError::Unavailable(error)), _) => unavailable = unavailable.or(Some(error)),
+                (Err(error), _) => return Err(error),
+            }
+        }
+        Err(QueryError::Unavailable(unavailable.expect("there is at least one source")))
     }
 
     fn window(&self, max_age: Duration) -> Window {

@@ -21,6 +21,7 @@ use thiserror::Error;
 
 use crate::model::{DriverId, Fix, Hour, Offset, Point, Position, Tag, Timestamp};
 
+pub mod audited;
 pub mod embedded;
 pub mod measured;
 pub mod redis;
@@ -136,6 +137,12 @@ pub trait Store: Send + Sync + 'static {
     /// applied again. Told once; the store then expects what follows to come again.
     async fn audit(&self) -> Result<Option<Offset>, StoreError> {
         Ok(None)
+    }
+
+    /// Whether the store still holds what it held when it was last written to or audited, as far as one look tells.
+    /// So cheap that it follows every answer: a store that comes back empty answers before the next audit.
+    async fn glance(&self) -> Result<bool, StoreError> {
+        Ok(true)
     }
 
     /// Puts a batch in.

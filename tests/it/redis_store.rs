@@ -18,7 +18,7 @@ use crate::harness::redis::{RedisServer, eventually};
 
 const RETENTION: Duration = Duration::from_hours(48);
 
-fn options(server: &RedisServer, instance: &str) -> Options {
+pub(crate) fn options(server: &RedisServer, instance: &str) -> Options {
     Options {
         url: server.url(),
         ca: None,
@@ -29,13 +29,13 @@ fn options(server: &RedisServer, instance: &str) -> Options {
     }
 }
 
-async fn connected(server: &RedisServer, instance: &str) -> RedisStore {
+pub(crate) async fn connected(server: &RedisServer, instance: &str) -> RedisStore {
     let store = RedisStore::connect(options(server, instance)).await.expect("a good URL");
     works_again(&store).await;
     store
 }
 
-async fn works_again(store: &RedisStore) {
+pub(crate) async fn works_again(store: &RedisStore) {
     let begun = Instant::now();
     while let Err(error) = store.ping().await {
         assert!(begun.elapsed() < Duration::from_secs(20), "not in time: {error}");
@@ -43,26 +43,26 @@ async fn works_again(store: &RedisStore) {
     }
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
     Timestamp::from_ms(since.as_millis() as i64)
 }
 
-fn window(seconds: i64) -> Window {
+pub(crate) fn window(seconds: i64) -> Window {
     Window { since: now().plus_ms(-seconds * 1_000), until: now().plus_ms(120_000) }
 }
 
-fn id(number: usize) -> DriverId {
+pub(crate) fn id(number: usize) -> DriverId {
     DriverId::new(&format!("driver-{number:05}")).expect("a good id")
 }
 
-fn point(driver: DriverId, ts: Timestamp, lat_e7: i32, lon_e7: i32) -> Point {
+pub(crate) fn point(driver: DriverId, ts: Timestamp, lat_e7: i32, lon_e7: i32) -> Point {
     let position = Position::from_e7(lat_e7, lon_e7).expect("on the map");
     Point { driver, fix: Fix { ts, position, speed: None, heading: None, accuracy: None, tags: Tags::NONE } }
 }
 
 /// Points in a city, in this hour and the three before; some share driver and millisecond and differ in the rest.
-fn points(seed: u64, count: usize, drivers: usize) -> Vec<Point> {
+pub(crate) fn points(seed: u64, count: usize, drivers: usize) -> Vec<Point> {
     let mut rng = StdRng::seed_from_u64(seed);
     let base = now().hour().start();
     (0..count)
@@ -80,12 +80,12 @@ fn points(seed: u64, count: usize, drivers: usize) -> Vec<Point> {
         .collect()
 }
 
-fn batch(points: &[Point], end: u64) -> Batch<'_> {
+pub(crate) fn batch(points: &[Point], end: u64) -> Batch<'_> {
     Batch { points, end: Offset::new(end), forget_before: now().plus_ms(-48 * 3_600_000), repeated: false }
 }
 
 /// What must be in the store, by the simplest means.
-fn expected_tracks(points: &[Point]) -> BTreeMap<DriverId, BTreeMap<Timestamp, Fix>> {
+pub(crate) fn expected_tracks(points: &[Point]) -> BTreeMap<DriverId, BTreeMap<Timestamp, Fix>> {
     let mut tracks: BTreeMap<DriverId, BTreeMap<Timestamp, Fix>> = BTreeMap::new();
     for Point { driver, fix } in points {
         let kept = tracks.entry(driver.clone()).or_default().entry(fix.ts).or_insert_with(|| fix.clone());
@@ -96,7 +96,7 @@ fn expected_tracks(points: &[Point]) -> BTreeMap<DriverId, BTreeMap<Timestamp, F
     tracks
 }
 
-async fn assert_holds(store: &RedisStore, points: &[Point]) {
+pub(crate) async fn assert_holds(store: &RedisStore, points: &[Point]) {
     assert_holds_since(store, points, window(24 * 3_600).since).await;
 }
 
@@ -132,7 +132,7 @@ async fn assert_holds_since(store: &RedisStore, points: &[Point], since: Timesta
 }
 
 /// What other programs see of an hour: `positions` and `drivers`.
-fn assert_public_keys(server: &RedisServer, points: &[Point]) {
+pub(crate) fn assert_public_keys(server: &RedisServer, points: &[Point]) {
     let mut hours: BTreeMap<Hour, BTreeMap<&DriverId, &Fix>> = BTreeMap::new();
     for Point { driver, fix } in points {
         let newest = hours.entry(fix.ts.hour()).or_default().entry(driver).or_insert(fix);
@@ -251,25 +251,41 @@ async fn a_batch_that_comes_again_does_not_grow_tracks() {
     let store = connected(&server, "00000000000000aa").await;
     let points = points(3, 800, 20);
     store.apply(batch(&points, 5_000)).await.expect("Redis is there");
-    let lengths = || -> BTreeMap<String, String> {
-        let tracks = server.keys().into_iter().filter(|key| key.contains(":track:"));
-        tracks.map(|key| (key.clone(), server.cli(&["STRLEN", &key]))).collect()
-    };
-    let before = lengths();
-    store.apply(batch(&points, 5_000)).await.expect("Redis is there");
-    let again = connected(&server, "00000000000000aa").await;
-    again.apply(batch(&points[..100], 900)).await.expect("Redis is there");
-    assert_eq!(lengths(), before);
-    again.apply(batch(&points[..100], 5_001)).await.expect("Redis is there");
-    assert_ne!(lengths(), before, "past the watermark it is appended");
-    assert_holds(&store, &points).await;
-    // What was lost beside the watermark comes back with a repetition.
-    for key in server.keys().into_iter().filter(|key| !key.contains(":wm:")) {
-        server.cli(&["UNLINK", &key]);
+    let before = track_bytes(&server);
+    for (part, end) in [(&points[..], 5_000), (&points[..100], 900), (&points[50..], 6_000)] {
+        store.apply(Batch { repeated: true, ..batch(part, end) }).await.expect("Redis is there");
+        let again = connected(&server, "00000000000000aa").await;
+        again.apply(Batch { repeated: true, ..batch(part, end) }).await.expect("Redis is there");
+        assert_eq!(track_bytes(&server), before);
     }
-    again.apply(batch(&points, 5_000)).await.expect("Redis is there");
+    store.apply(batch(&points[..100], 7_000)).await.expect("Redis is there");
+    assert_ne!(track_bytes(&server), before, "what is said to be new is appended unread");
     assert_holds(&store, &points).await;
-    assert_public_keys(&server, &points);
+}
+
+#[tokio::test]
+async fn a_repetition_fills_what_a_track_lacks() {
+    let server = RedisServer::start();
+    let store = connected(&server, "00000000000000aa").await;
+    let points = points(4, 800, 20);
+    store.apply(batch(&points[..400], 1)).await.expect("Redis is there");
+    store.apply(batch(&points[400..], 2)).await.expect("Redis is there");
+    // Some are gone; of those, some are begun anew with what comes next.
+    for (number, track) in track_bytes(&server).into_keys().enumerate() {
+        if number % 3 == 0 {
+            server.cli(&["UNLINK", &track]);
+        }
+    }
+    store.apply(batch(&points[200..300], 3)).await.expect("Redis is there");
+    for (part, end) in [(&points[..400], 1), (&points[400..], 2)] {
+        store.apply(Batch { repeated: true, ..batch(part, end) }).await.expect("Redis is there");
+    }
+    assert_holds(&store, &points).await;
+}
+
+pub(crate) fn track_bytes(server: &RedisServer) -> BTreeMap<String, u64> {
+    let tracks = server.keys().into_iter().filter(|key| key.contains(":track:"));
+    tracks.map(|key| (key.clone(), server.cli(&["STRLEN", &key]).trim().parse().expect("a number"))).collect()
 }
 
 #[tokio::test]
@@ -348,6 +364,7 @@ async fn redis_may_come_late_and_come_back_empty() {
     server.restart();
     works_again(&store).await;
     assert_eq!(store.latest(&points[0].driver, window(86_400)).await.expect("Redis is there"), None);
+    assert_eq!(store.audit().await.expect("Redis is there"), Some(Offset::START));
     store.apply(batch(&points, 1)).await.expect("Redis is there");
     assert_holds(&store, &points).await;
 }

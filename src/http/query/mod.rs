@@ -41,8 +41,7 @@ enum Require {
     Complete,
 }
 
-/// Gets an answer. It is labelled with the lesser of what the index was before and after, so that it never claims
-/// more than was true all the while.
+/// Gets an answer that is as whole as it has to be; that nothing was found is one too.
 async fn fetch<T>(
     service: &Service,
     require: Require,
@@ -53,9 +52,11 @@ async fn fetch<T>(
         _ => Ok(index),
     };
     check(service.queries.index_state())?;
-    let Answer { value, index: before } = answer.await?;
-    let index = if before.is_degraded() { before } else { service.queries.index_state() };
-    Ok(Answer { value, index: check(index)? })
+    match answer.await {
+        Ok(Answer { value, index }) => Ok(Answer { value, index: check(index)? }),
+        Err(QueryError::NotFound) => check(service.queries.index_state()).and(Err(QueryError::NotFound.into())),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A whole body in a form, with its label.

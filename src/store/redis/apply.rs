@@ -4,10 +4,14 @@
 //! fixes as one chunk. A call of the script takes few drivers, so that it holds Redis for well under a millisecond;
 //! calls travel in pipelines, some of them at once, for no two calls of a batch touch the same driver's hour.
 //!
-//! The watermark of each hour follows when every call has succeeded. It may not go along with the last of them: were
-//! an earlier one refused, the repetition would take its points for appended.
+//! Tracks grow by what a batch brings, unread. Of a batch that may have come before they are read first, and get what
+//! they lack: so repetition neither bloats a track nor leaves a gap in it.
+//!
+//! The marks follow when every call has succeeded (`marks` says why).
 //!
 //! Never here: repetition (the applier repeats a batch that failed).
+
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use futures_util::future;
@@ -17,13 +21,15 @@ use super::Index;
 use super::keys::{Keys, Shard};
 use super::link::{Command, Script};
 use super::packed;
-use crate::model::{DriverId, Fix, Hour, Offset, Point, QuadCell};
+use crate::model::{DriverId, Fix, Hour, Point, QuadCell, Timestamp};
 use crate::store::{Batch, StoreError, track_codec};
 
 /// Drivers in one call of the script. See `docs/redis-keys.md` for what a call costs.
 const DRIVERS_PER_CALL: usize = 10;
 /// Calls in one pipeline.
 const CALLS_PER_PIPELINE: usize = 32;
+/// Tracks read in one pipeline: a megabyte where each has a fix every 5 s.
+const TRACKS_PER_PIPELINE: usize = 128;
 /// Pipelines at once: while one is read, the next is executed.
 const PIPELINES: usize = 4;
 
@@ -42,19 +48,55 @@ impl Folded<'_> {
     fn newest(&self) -> &Fix {
         self.fixes.last().expect("a driver is folded for the sake of a fix")
     }
+
+    /// Its fixes as one chunk of a track, but for those that are in `held`, or a greater one in their place.
+    fn chunk(&self, hour: Hour, held: Option<&[u8]>) -> Vec<u8> {
+        let mut chunk = Vec::new();
+        let Some(held) = held else {
+            track_codec::encode_chunk(hour, &self.fixes, &mut chunk);
+            return chunk;
+        };
+        let mut greatest: HashMap<Timestamp, Fix> = HashMap::new();
+        // What cannot be read any more does not count as held.
+        for fix in track_codec::decoder(hour, held).map_while(Result::ok) {
+            let kept = greatest.entry(fix.ts).or_insert_with(|| fix.clone());
+            *kept = fix.max(kept.clone());
+        }
+        let lacks = |fix: &&Fix| greatest.get(&fix.ts).is_none_or(|held| held < *fix);
+        let missing: Vec<Fix> = self.fixes.iter().filter(lacks).cloned().collect();
+        track_codec::encode_chunk(hour, &missing, &mut chunk);
+        chunk
+    }
+}
+
+/// What all calls of one try to put a batch in have in common.
+struct Attempt<'a> {
+    keys: &'a Keys,
+    script: &'a Script,
+    /// Tells its calls from those of any other.
+    name: String,
+    is_repeated: bool,
 }
 
 impl Index {
     /// Puts `batch` in.
     pub(super) async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
+        self.marks.forget_before(batch.forget_before);
+        let attempt = Attempt {
+            keys: &self.keys,
+            script: &self.script,
+            name: format!("{:016x}", rand::random::<u64>()),
+            is_repeated: batch.repeated,
+        };
         let mut calls = Vec::new();
-        let mut watermarks = Vec::new();
+        let mut counts = BTreeMap::new();
         for (hour, drivers) in fold(batch) {
             let shard = Shard::whole(hour);
-            for slice in drivers.chunks(DRIVERS_PER_CALL) {
-                calls.push(call(&self.keys, &self.script, shard, slice, batch.end));
+            let chunks = self.chunks(shard, &drivers, batch.repeated).await?;
+            for (drivers, chunks) in drivers.chunks(DRIVERS_PER_CALL).zip(chunks.chunks(DRIVERS_PER_CALL)) {
+                calls.push(attempt.call(shard, drivers, chunks));
+                *counts.entry(shard).or_default() += 1;
             }
-            watermarks.push(watermark(&self.keys, shard, batch.end));
         }
         let pipelines: Vec<Vec<Command>> = calls.chunks(CALLS_PER_PIPELINE).map(<[Command]>::to_vec).collect();
         stream::iter(pipelines)
@@ -62,8 +104,27 @@ impl Index {
             .buffer_unordered(PIPELINES)
             .try_for_each(|_| future::ready(Ok(())))
             .await?;
-        self.link.run(watermarks).await?;
-        Ok(())
+        self.mark(&attempt.name, &counts, batch.end).await
+    }
+
+    /// What is to be appended to the track of each of `drivers`.
+    async fn chunks(
+        &self,
+        shard: Shard,
+        drivers: &[Folded<'_>],
+        is_repeated: bool,
+    ) -> Result<Vec<Vec<u8>>, StoreError> {
+        if !is_repeated {
+            return Ok(drivers.iter().map(|folded| folded.chunk(shard.hour(), None)).collect());
+        }
+        let mut chunks = Vec::with_capacity(drivers.len());
+        for drivers in drivers.chunks(TRACKS_PER_PIPELINE) {
+            let tracks: Vec<(Shard, &DriverId)> = drivers.iter().map(|folded| (shard, folded.driver)).collect();
+            let held = self.tracks(&tracks).await?;
+            let lacking = drivers.iter().zip(held).map(|(folded, held)| folded.chunk(shard.hour(), Some(&held)));
+            chunks.extend(lacking);
+        }
+        Ok(chunks)
     }
 }
 
@@ -91,39 +152,42 @@ fn fold_driver<'a>(points: &[&'a Point]) -> Folded<'a> {
     Folded { driver: &points[0].driver, fixes }
 }
 
-fn call(keys: &Keys, script: &Script, shard: Shard, drivers: &[Folded<'_>], end: Offset) -> Command {
-    let expiring =
-        [keys.positions(shard), keys.drivers(shard), keys.roster(shard), keys.fixes(shard), keys.last(shard)];
-    let expiries: Vec<i64> = expiring.iter().map(|key| keys.expires_at_s(shard, key)).collect();
-    let tracks: Vec<Bytes> = drivers.iter().map(|folded| keys.track(shard, folded.driver)).collect();
-    let newest = drivers.iter().map(|folded| folded.newest().ts).max().expect("a slice is never empty");
+impl Attempt<'_> {
+    fn call(&self, shard: Shard, drivers: &[Folded<'_>], chunks: &[Vec<u8>]) -> Command {
+        let keys = self.keys;
+        let expiring = [
+            keys.positions(shard),
+            keys.drivers(shard),
+            keys.roster(shard),
+            keys.fixes(shard),
+            keys.last(shard),
+            keys.marks(shard),
+        ];
+        let expiries: Vec<i64> = expiring.iter().map(|key| keys.expires_at_s(shard, key)).collect();
+        let tracks: Vec<Bytes> = drivers.iter().map(|folded| keys.track(shard, folded.driver)).collect();
+        let newest = drivers.iter().map(|folded| folded.newest().ts).max().expect("a slice is never empty");
 
-    let mut all_keys = Vec::from(expiring);
-    all_keys.push(keys.watermark(shard));
-    all_keys.extend(tracks.iter().cloned());
-    let mut call = Command::script(script, all_keys);
-    for expiry in expiries {
-        call = call.number(expiry);
-    }
-    call = call.number(end).number(newest.as_ms());
-    for (folded, track) in drivers.iter().zip(tracks) {
-        let fix = folded.newest();
-        let mut chunk = Vec::new();
-        track_codec::encode_chunk(shard.hour(), &folded.fixes, &mut chunk);
+        let all_keys = expiring.into_iter().chain(tracks.iter().cloned()).collect();
+        let mut call = Command::script(self.script, all_keys);
+        for expiry in expiries {
+            call = call.number(expiry);
+        }
         call = call
-            .arg(folded.driver.to_string())
-            .number(score(fix))
-            .arg(packed::pack(shard.hour(), fix))
-            .arg(chunk)
-            .number(keys.expires_at_s(shard, &track));
+            .arg(keys.calls_field())
+            .arg(self.name.clone())
+            .number(newest.as_ms())
+            .number(u8::from(self.is_repeated));
+        for ((folded, track), chunk) in drivers.iter().zip(tracks).zip(chunks) {
+            let fix = folded.newest();
+            call = call
+                .arg(folded.driver.to_string())
+                .number(score(fix))
+                .arg(packed::pack(shard.hour(), fix))
+                .arg(chunk.clone())
+                .number(keys.expires_at_s(shard, &track));
+        }
+        call
     }
-    call
-}
-
-fn watermark(keys: &Keys, shard: Shard, end: Offset) -> Command {
-    let key = keys.watermark(shard);
-    let expiry = keys.expires_at_s(shard, &key);
-    Command::on("SET", key).number(end).arg("EXAT").number(expiry)
 }
 
 /// What GEOADD would set.

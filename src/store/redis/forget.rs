@@ -24,6 +24,8 @@ pub(super) struct Forgotten(Mutex<Option<Hour>>);
 impl Index {
     /// Forgets the hours that ended before `cutoff`, oldest first.
     pub(super) async fn forget_before(&self, cutoff: Timestamp, forgotten: &Forgotten) -> Result<(), StoreError> {
+        // First, so that no audit misses what goes.
+        self.marks.forget_before(cutoff);
         let open = cutoff.plus_ms(-1).hour().number();
         let next = forgotten.0.lock().map_or(i32::MIN, |hour| hour.number() + 1);
         for hour in next.max(open - LOOK_BACK_HOURS)..open {
@@ -35,7 +37,7 @@ impl Index {
                 self.keys.roster(shard),
                 self.keys.fixes(shard),
                 self.keys.last(shard),
-                self.keys.watermark(shard),
+                self.keys.marks(shard),
             ];
             self.link.run(keys.into_iter().map(|key| Command::on("UNLINK", key)).collect()).await?;
             *forgotten.0.lock() = Some(hour);

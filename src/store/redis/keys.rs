@@ -37,6 +37,24 @@ impl Shard {
     pub(super) const fn hour(self) -> Hour {
         self.hour
     }
+
+    /// Reads it as it is shown.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        Hour::parse(text).ok().map(Self::whole)
+    }
+}
+
+/// How the size of a key is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// It is there.
+    Exists,
+    /// By its members.
+    Set,
+    /// By its members.
+    SortedSet,
+    /// By its fields.
+    Hash,
 }
 
 impl fmt::Display for Shard {
@@ -50,6 +68,7 @@ impl fmt::Display for Shard {
 pub(super) struct Keys {
     prefix: String,
     instance: String,
+    layout: String,
     retention_s: i64,
 }
 
@@ -57,7 +76,7 @@ impl Keys {
     /// `prefix` has no braces, which would take the place of the hash tag; `instance` is this journal's id.
     pub(super) fn new(prefix: String, instance: String, retention: Duration) -> Self {
         let whole_s = retention.as_secs() + u64::from(retention.subsec_nanos() > 0);
-        Self { prefix, instance, retention_s: whole_s.min(u64::from(u32::MAX)) as i64 }
+        Self { prefix, instance, layout: "none".into(), retention_s: whole_s.min(u64::from(u32::MAX)) as i64 }
     }
 
     /// How long before now a fix may lie that counts, in milliseconds.
@@ -90,9 +109,36 @@ impl Keys {
         self.key(shard, "last")
     }
 
-    /// String: how far this instance's journal is in the tracks, a decimal offset.
-    pub(super) fn watermark(&self, shard: Shard) -> Bytes {
-        self.key(shard, &format!("wm:{}", self.instance))
+    /// Hash: how far each instance's journal has been put in, decimal offsets; and counts of calls under way.
+    pub(super) fn marks(&self, shard: Shard) -> Bytes {
+        self.key(shard, "marks")
+    }
+
+    /// The field of this instance in `marks`.
+    pub(super) fn instance(&self) -> Bytes {
+        Bytes::copy_from_slice(self.instance.as_bytes())
+    }
+
+    /// The field in `marks` where this instance counts its calls: `ATTEMPT:COUNT`.
+    pub(super) fn calls_field(&self) -> Bytes {
+        format!("{}:calls", self.instance).into()
+    }
+
+    /// What the names of shards depend on.
+    pub(super) fn layout(&self) -> &str {
+        &self.layout
+    }
+
+    /// What is there as long as the shard is whole, beside the marks: all that is counted has the same size.
+    pub(super) fn counted(&self, shard: Shard) -> Vec<(Bytes, Counted)> {
+        vec![
+            (self.fixes(shard), Counted::Exists),
+            (self.last(shard), Counted::Exists),
+            (self.fixes(shard), Counted::Hash),
+            (self.roster(shard), Counted::SortedSet),
+            (self.positions(shard), Counted::SortedSet),
+            (self.drivers(shard), Counted::Set),
+        ]
     }
 
     /// String: the fixes of a driver, in chunks.

@@ -6,6 +6,7 @@
 //!
 //! - `link` is the way to all servers, and alone knows the client library; `keys` alone knows names and expiries.
 //! - `apply` and `write.lua` write; `newest`, `nearby` with `crowd.lua`, `listing`, `track` read; `forget` removes.
+//! - `marks` with `mark.lua` and `audit.lua` knows what should be there, and notices when it is not.
 //!
 //! Never here: KEYS, SCAN, SMEMBERS, GEORADIUS, GEOSEARCH, DEL, FLUSH, or anything about the journal.
 
@@ -18,6 +19,7 @@ use async_trait::async_trait;
 use self::forget::Forgotten;
 use self::keys::{Keys, Shard};
 use self::link::{Command, Link, NOT_ALLOWED, Script};
+use self::marks::Marks;
 use super::{Batch, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
 use crate::model::{DriverId, Fix, Hour, MAX_AHEAD_MS, Offset, Timestamp};
 
@@ -26,6 +28,7 @@ mod forget;
 mod keys;
 mod link;
 mod listing;
+mod marks;
 mod nearby;
 mod newest;
 mod packed;
@@ -43,8 +46,7 @@ pub struct Options {
     pub ca: Option<PathBuf>,
     /// What all keys begin with; without braces.
     pub prefix: String,
-    /// The id of this instance's journal, 16 hex digits: whose watermarks these are. A rebuild takes an id of its
-    /// own, so that no watermark keeps it from appending.
+    /// The id of this instance's journal, 16 hex digits: whose marks these are.
     pub instance: String,
     /// How long an hour is kept after its end.
     pub retention: Duration,
@@ -76,6 +78,9 @@ struct Index {
     keys: Keys,
     script: Script,
     crowd: Script,
+    mark: Script,
+    audit: Script,
+    marks: Marks,
 }
 
 impl Index {
@@ -99,6 +104,9 @@ impl RedisStore {
             keys: Keys::new(prefix, instance, retention),
             script: Script::new(apply::SCRIPT),
             crowd: Script::new(nearby::CROWD),
+            mark: Script::new(marks::MARK),
+            audit: Script::new(marks::AUDIT),
+            marks: Marks::default(),
         };
         index.link.settled(SETTLE).await;
         Ok(Self {
@@ -139,8 +147,24 @@ impl Store for RedisStore {
         "redis"
     }
 
-    async fn open(&self, _marks: &str) -> Result<Option<Offset>, StoreError> {
-        Ok(None)
+    async fn open(&self, marks: &str) -> Result<Option<Offset>, StoreError> {
+        self.within(self.index.open(marks)).await
+    }
+
+    fn marks(&self) -> String {
+        self.index.marks.line(self.index.keys.layout())
+    }
+
+    async fn audit(&self) -> Result<Option<Offset>, StoreError> {
+        let lost = self.within(self.index.audit()).await?;
+        if let Some(from) = lost {
+            self.applied.fetch_min(from.get(), Ordering::Relaxed);
+        }
+        Ok(lost)
+    }
+
+    async fn glance(&self) -> Result<bool, StoreError> {
+        self.within(self.index.glance()).await
     }
 
     async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {

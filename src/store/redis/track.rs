@@ -8,7 +8,7 @@
 
 use super::Index;
 use super::keys::Shard;
-use super::link::{Command, Reply};
+use super::link::Command;
 use super::newest::corrupt;
 use crate::model::{DriverId, Fix, MAX_AHEAD_MS, Timestamp};
 use crate::store::{StoreError, track_codec};
@@ -38,19 +38,9 @@ impl Index {
             if asked.is_empty() {
                 break;
             }
-            let commands = asked.iter().map(|shard| self.slice(*shard, driver, 0));
-            let replies = self.link.run(commands.collect()).await?;
-            for (shard, reply) in asked.into_iter().zip(replies) {
-                let mut chunks = reply.bytes()?.unwrap_or_default().to_vec();
-                // A full reply may have more behind it. The end of a string is the end of a chunk: APPEND is atomic.
-                let mut is_cut = chunks.len() == BYTES_PER_COMMAND;
-                while is_cut {
-                    let more = self.link.ask(self.slice(shard, driver, chunks.len())).await?;
-                    let more = more.bytes()?.unwrap_or_default();
-                    is_cut = more.len() == BYTES_PER_COMMAND;
-                    chunks.extend_from_slice(&more);
-                }
-                fixes.extend(hour(shard, &chunks)?.into_iter().filter(|fix| (from..to).contains(&fix.ts)));
+            let tracks: Vec<(Shard, &DriverId)> = asked.into_iter().map(|shard| (shard, driver)).collect();
+            for ((shard, _), chunks) in tracks.iter().zip(self.tracks(&tracks).await?) {
+                fixes.extend(hour(*shard, &chunks)?.into_iter().filter(|fix| (from..to).contains(&fix.ts)));
             }
         }
         fixes.truncate(limit);
@@ -63,11 +53,27 @@ impl Index {
             return Ok((oldest, newest));
         }
         // Redis' own clock is what keys expire by.
-        let time = self.link.ask(Command::keyless("TIME")).await?.list()?;
-        let now = time.into_iter().next().map(Reply::decimal).transpose()?.flatten();
-        let now_s = now.ok_or_else(|| corrupt("the time of Redis is no number"))?;
-        let now = Timestamp::from_ms(now_s.saturating_mul(1_000));
+        let now = self.redis_now().await?;
         Ok((oldest.max(now.plus_ms(-self.keys.retention_ms())), newest.min(now.plus_ms(MAX_AHEAD_MS))))
+    }
+
+    /// The chunks of each track; empty if there is none.
+    pub(super) async fn tracks(&self, tracks: &[(Shard, &DriverId)]) -> Result<Vec<Vec<u8>>, StoreError> {
+        let commands = tracks.iter().map(|(shard, driver)| self.slice(*shard, driver, 0));
+        let mut found = Vec::with_capacity(tracks.len());
+        for ((shard, driver), reply) in tracks.iter().zip(self.link.run(commands.collect()).await?) {
+            let mut chunks = reply.bytes()?.unwrap_or_default().to_vec();
+            // A full reply may have more behind it. The end of a string is the end of a chunk: APPEND is atomic.
+            let mut is_cut = chunks.len() == BYTES_PER_COMMAND;
+            while is_cut {
+                let more = self.link.ask(self.slice(*shard, driver, chunks.len())).await?;
+                let more = more.bytes()?.unwrap_or_default();
+                is_cut = more.len() == BYTES_PER_COMMAND;
+                chunks.extend_from_slice(&more);
+            }
+            found.push(chunks);
+        }
+        Ok(found)
     }
 
     fn slice(&self, shard: Shard, driver: &DriverId, from: usize) -> Command {

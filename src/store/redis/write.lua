@@ -1,15 +1,16 @@
 -- Puts some drivers' points of one hour in. Newest wins; tracks grow.
 --
--- KEYS: positions, drivers, roster, fixes, last, watermark, then a track for each driver.
--- ARGV: when each of the first five keys expires (s), the journal's offset after the batch, the newest ts (ms);
---       then for each driver: id, geohash score, packed fix, track chunk, when its track expires (s).
+-- KEYS: positions, drivers, roster, fixes, last, marks, then a track for each driver.
+-- ARGV: when each of the first six keys expires (s), the field of the count in `marks`, this attempt, the newest ts
+--       (ms), whether the points may have come before ('1'); then for each driver: id, geohash score, packed fix,
+--       track chunk (may be empty), when its track expires (s).
 --
 -- Reading comes first, so that a key of a wrong type stops the script before it has written. Each write that may
 -- create a key is followed by its EXPIREAT at once, so that an error further down leaves no key without one. `fixes`
 -- decides who is new and who is newest, so it is written after what it guards; an equal fix is written again, which
--- repairs. A batch up to the watermark came before: its points are in the tracks, unless the track itself is gone.
+-- repairs. Last of all the call counts itself.
 
-local FIRST, FIELDS = 8, 5
+local FIRST, FIELDS = 11, 5
 
 local function expire(key)
   redis.call('EXPIREAT', KEYS[key], ARGV[key])
@@ -20,20 +21,18 @@ for at = FIRST, #ARGV, FIELDS do
   ids[#ids + 1] = ARGV[at]
 end
 local stored = redis.call('HMGET', KEYS[4], unpack(ids))
-local last = tonumber(redis.call('GET', KEYS[5]))
-local watermark = tonumber(redis.call('GET', KEYS[6]))
-local replayed = watermark and watermark >= tonumber(ARGV[6])
+local last = tonumber(redis.call('GET', KEYS[5]) or nil)
+local calls = redis.call('HGET', KEYS[6], ARGV[7])
+local attempt, is_repeated = ARGV[8], ARGV[10] == '1'
 
 local newcomers, roster, positions, fixes = {}, {}, {}, {}
 for n, id in ipairs(ids) do
   local at = FIRST + (n - 1) * FIELDS
   local track, fix, chunk = KEYS[6 + n], ARGV[at + 2], ARGV[at + 3]
-  if not (replayed and redis.call('EXISTS', track) == 1) then
-    if redis.call('APPEND', track, chunk) == #chunk then
-      redis.call('EXPIREAT', track, ARGV[at + 4])
-    end
+  if #chunk > 0 and redis.call('APPEND', track, chunk) == #chunk then
+    redis.call('EXPIREAT', track, ARGV[at + 4])
   end
-  if replayed or not stored[n] then
+  if is_repeated or not stored[n] then
     newcomers[#newcomers + 1] = id
     roster[#roster + 1], roster[#roster + 2] = 0, id
   end
@@ -56,8 +55,11 @@ if #positions > 0 then
   redis.call('HSET', KEYS[4], unpack(fixes))
   expire(4)
 end
-if not last or last < tonumber(ARGV[7]) then
-  redis.call('SET', KEYS[5], ARGV[7])
+if not last or last < tonumber(ARGV[9]) then
+  redis.call('SET', KEYS[5], ARGV[9])
   expire(5)
 end
+local before = calls and string.match(calls, '^' .. attempt .. ':(%d+)$') or 0
+redis.call('HSET', KEYS[6], ARGV[7], attempt .. ':' .. before + 1)
+expire(6)
 return #positions / 2

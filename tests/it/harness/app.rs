@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use geotrail::app::App;
 use geotrail::clock::Clock;
-use geotrail::config::{SecretUrl, ServeConfig, StoreChoice};
+use geotrail::config::{IndexConfig, SecretUrl, ServeConfig, StoreChoice};
 use geotrail::model::Timestamp;
 
 use super::http::Http;
@@ -62,17 +62,19 @@ impl Deref for Service {
 }
 
 async fn start(data_dir: PathBuf, store: &str, now_ms: &Arc<AtomicI64>) -> App {
-    let store = match store {
+    let choice = |store| match store {
         "embedded" => StoreChoice::Embedded,
         url => StoreChoice::Redis(SecretUrl::new(url)),
     };
     let config = ServeConfig {
         listen: ([127, 0, 0, 1], 0).into(),
-        data_dir,
-        store,
-        retention: RETENTION,
-        redis_prefix: "geotrail".into(),
-        redis_ca: None,
+        index: IndexConfig {
+            data_dir,
+            stores: store.split_whitespace().map(choice).collect(),
+            retention: RETENTION,
+            redis_prefix: "geotrail".into(),
+            redis_ca: None,
+        },
         warnings: Vec::new(),
     };
     let now_ms = now_ms.clone();

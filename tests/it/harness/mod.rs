@@ -6,6 +6,8 @@ pub(crate) mod faulty_disk;
 pub(crate) mod http;
 pub(crate) mod process;
 pub(crate) mod redis;
+pub(crate) mod switch;
+pub(crate) mod traffic;
 
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,145 @@
+//! What a store must be given beside the live end of the journal: after a loss, at the first filling, or when the
+//! live end ran too far ahead. Taken newest first, for that is what is asked for most, a segment at a time (a segment
+//! holds at most an hour's receipts), and within a segment in the order of the journal.
+//!
+//! Never here: a store. Reading blocks.
+
+use std::io;
+
+use crate::journal::{Damage, Reader};
+use crate::model::{Offset, Point, Timestamp};
+
+/// A part of the journal, from one record's beginning to another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// Where it begins.
+    pub from: Offset,
+    /// Where it ends.
+    pub to: Offset,
+    /// The store may hold some of it.
+    pub repeated: bool,
+    /// The store was never given some of it.
+    pub is_news: bool,
+}
+
+/// Points on their way, out of the middle of the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// In the order of the journal.
+    pub points: Vec<Point>,
+    /// Where the journal stands before them.
+    pub start: Offset,
+    /// Where it stands after them.
+    pub end: Offset,
+    /// When the first of them was received.
+    pub received: Timestamp,
+    /// The store may hold some of them.
+    pub repeated: bool,
+}
+
+/// What is still to be read.
+#[derive(Debug)]
+pub struct History {
+    reader: Reader,
+    /// Disjoint, oldest first.
+    stretches: Vec<Stretch>,
+    /// The stretch within one segment that is being read, apart from the others.
+    piece: Option<Stretch>,
+}
+
+impl History {
+    /// Nothing yet; `reader` is of the journal, wherever it stands.
+    pub const fn new(reader: Reader) -> Self {
+        Self { reader, stretches: Vec::new(), piece: None }
+    }
+
+    /// Adds a stretch that is newer than all there are.
+    pub fn add(&mut self, stretch: Stretch) {
+        if stretch.from < stretch.to {
+            self.stretches.push(stretch);
+        }
+    }
+
+    /// Puts one stretch in the place of all there are: from `from`, or from where they begin if that is earlier, to
+    /// `to`. Any of it may be in the store.
+    pub fn widen(&mut self, from: Offset, to: Offset) {
+        let is_news = self.has_news();
+        let from = self.from().map_or(from, |own| own.min(from));
+        self.stretches.clear();
+        self.piece = None;
+        self.add(Stretch { from, to, repeated: true, is_news });
+    }
+
+    /// All damage met so far.
+    pub const fn damage(&self) -> Damage {
+        self.reader.damage()
+    }
+
+    /// Where the oldest that is left begins; `None` if nothing is left.
+    pub fn from(&self) -> Option<Offset> {
+        let stretches = self.stretches.first().map(|stretch| stretch.from);
+        let piece = self.piece.map(|piece| piece.from);
+        stretches.into_iter().chain(piece).min()
+    }
+
+    /// Whether the store was never given some of what is left.
+    pub fn has_news(&self) -> bool {
+        self.stretches.iter().chain(&self.piece).any(|stretch| stretch.is_news)
+    }
+
+    /// The next points, about `most`; `None` when all is read.
+    pub fn next(&mut self, most: usize) -> io::Result<Option<Chunk>> {
+        loop {
+            let Some(piece) = self.enter()? else { return Ok(None) };
+            let start = self.reader.position().max(piece.from);
+            let mut records = if start < piece.to { self.reader.read(most)? } else { Vec::new() };
+            records.retain(|record| record.start < piece.to);
+            let (Some(first), Some(last)) = (records.first(), records.last()) else {
+                self.piece = None;
+                continue;
+            };
+            let (start, end, received) = (first.start, last.end, first.received);
+            let points = records.into_iter().flat_map(|record| record.points).collect();
+            return Ok(Some(Chunk { points, start, end, received, repeated: piece.repeated }));
+        }
+    }
+
+    /// The piece being read, or else the newest segment's part of what is left.
+    fn enter(&mut self) -> io::Result<Option<Stretch>> {
+        if self.piece.is_none() {
+            let Some(newest) = self.stretches.last().copied() else { return Ok(None) };
+            let segments = self.reader.segments()?;
+            let base = segments.into_iter().rev().find(|base| *base < newest.to);
+            let from = base.map_or(newest.from, |base| base.max(newest.from));
+            self.stretches.pop();
+            self.add(Stretch { to: from, ..newest });
+            self.piece = Some(Stretch { from, ..newest });
+            self.reader.seek(from);
+        }
+        Ok(self.piece)
+    }
+}
+
+/// What the record at an offset tells: when it was received, if there is anything before it, and the sequence number of
+/// its first point. `None` if there is no record. `reader` stands at the offset.
+pub fn look(reader: &mut Reader) -> io::Result<Option<(Option<Timestamp>, u64)>> {
+    let is_first = reader.segments()?.first().is_none_or(|first| reader.position() <= *first);
+    let records = reader.read(1)?;
+    Ok(records.first().map(|record| {
+        let received = (!is_first).then_some(record.received);
+        (received, record.points_end - record.points.len() as u64)
+    }))
+}
+
+impl Chunk {
+    /// Cuts off what is more than `most` points. What is cut within a record no longer says where the journal stands
+    /// after the first part, only where it stood before.
+    pub fn split(&mut self, most: usize) -> Option<Self> {
+        if self.points.len() <= most {
+            return None;
+        }
+        let rest = Self { points: self.points.split_off(most), repeated: true, ..*self };
+        (self.end, self.repeated) = (self.start, true);
+        Some(rest)
+    }
+}

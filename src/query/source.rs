@@ -1,0 +1,71 @@
+//! A store that can be asked, and what is known of it: how whole it is, and whether it was there when last looked for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{IndexState, Label, QueryError};
+use crate::store::Store;
+
+/// One of the stores that answer.
+pub struct Source {
+    store: Arc<dyn Store>,
+    label: Label,
+    is_away: AtomicBool,
+}
+
+impl Source {
+    /// `label` knows how whole `store` is.
+    pub const fn new(store: Arc<dyn Store>, label: Label) -> Self {
+        Self { store, label, is_away: AtomicBool::new(false) }
+    }
+
+    /// The store itself.
+    pub const fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// How whole it is now.
+    pub fn state(&self) -> IndexState {
+        self.label.state()
+    }
+
+    /// Whoever looks for it regularly says whether it answered. One that did not is asked last.
+    pub fn set_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::Relaxed);
+    }
+
+    /// In which order sources are asked: the whole ones, the others, those that did not answer lately.
+    pub(super) fn rank(&self) -> u8 {
+        match (self.is_away.load(Ordering::Relaxed), self.state()) {
+            (false, IndexState::Complete) => 0,
+            (false, _) => 1,
+            (true, _) => 2,
+        }
+    }
+
+    /// Asks, and says how whole the store was all the while. It was whole if it was before and after, if nothing was
+    /// lost in between, and if a look after the answer finds nothing amiss: a store that comes back empty answers
+    /// before anybody else has noticed. What is amiss is audited at once, and told to whoever makes up for it.
+    pub(super) async fn ask<T>(
+        &self,
+        question: impl Future<Output = Result<T, QueryError>>,
+    ) -> (Result<T, QueryError>, IndexState) {
+        let before = self.label.look();
+        let answer = question.await;
+        if before.state.is_degraded() || matches!(answer, Err(QueryError::Unavailable(_))) {
+            return (answer, before.state);
+        }
+        let is_intact = match self.store.glance().await {
+            Ok(true) => true,
+            Ok(false) => matches!(self.store.audit().await, Ok(None)),
+            Err(_) => false,
+        };
+        let after = self.label.look();
+        let index = match after.state {
+            IndexState::Complete if is_intact && after.losses == before.losses => IndexState::Complete,
+            IndexState::Complete => IndexState::Rebuilding { as_of: None },
+            degraded => degraded,
+        };
+        (answer, index)
+    }
+}

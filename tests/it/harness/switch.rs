@@ -1,0 +1,78 @@
+//! A TCP proxy that tests turn: on to another server, cut, or swallowing what it should forward.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// A proxy on a port of its own, gone with the runtime.
+pub(crate) struct Switch {
+    port: u16,
+    target: Arc<AtomicU16>,
+    swallows: Arc<AtomicBool>,
+    cuts: watch::Sender<u64>,
+}
+
+impl Switch {
+    /// Forwards to `target`.
+    pub(crate) async fn to(target: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let switch = Self {
+            port,
+            target: Arc::new(AtomicU16::new(target)),
+            swallows: Arc::default(),
+            cuts: watch::Sender::new(0),
+        };
+        let (target, swallows, cuts) = (switch.target.clone(), switch.swallows.clone(), switch.cuts.subscribe());
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", target.load(Ordering::SeqCst))).await else {
+                    continue;
+                };
+                let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+                tokio::spawn(forward(from_client, to_server, cuts.clone(), Arc::default()));
+                tokio::spawn(forward(from_server, to_client, cuts.clone(), swallows.clone()));
+            }
+        });
+        switch
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// From now on another server; connections are cut.
+    pub(crate) fn turn_to(&self, target: u16) {
+        self.target.store(target, Ordering::SeqCst);
+        self.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// What servers send from now on goes nowhere, and nobody notices.
+    pub(crate) fn swallow(&self) {
+        self.swallows.store(true, Ordering::SeqCst);
+    }
+}
+
+async fn forward(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut cuts: watch::Receiver<u64>,
+    swallows: Arc<AtomicBool>,
+) {
+    cuts.mark_unchanged();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let read = tokio::select! {
+            read = from.read(&mut buffer) => read,
+            _ = cuts.changed() => return,
+        };
+        let Ok(read @ 1..) = read else { return };
+        if !swallows.load(Ordering::SeqCst) && to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
+}

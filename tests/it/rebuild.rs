@@ -1,0 +1,195 @@
+//! `rebuild` and `verify`, and the order in which a pass goes through a journal.
+
+use std::fs;
+
+use geotrail::applier::{History, Stretch};
+use geotrail::journal::{Journal, Options, Reader};
+use geotrail::model::{DriverId, Fix, Hour, Offset, Point, Position, Tags, Timestamp};
+
+use crate::harness::eventually;
+use crate::harness::process::Process;
+use crate::harness::redis::RedisServer;
+use crate::harness::traffic::{becomes_whole, now_ms, past, run, verify};
+use crate::oracle::{hour_name, hour_of};
+
+async fn rebuild(dir: &std::path::Path, store: &str) -> (i32, String) {
+    run(&["rebuild"], dir, &["--retention", "72h", "--store", store]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rebuild_fills_an_empty_redis_beside_a_running_service_and_repairs_a_damaged_one() {
+    let server = RedisServer::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let service = Process::serve(dir.path(), "embedded").await;
+    let reports = past();
+    service.report(&reports).await;
+    eventually("that they are old enough to count", async || {
+        let (code, text) = verify(dir.path(), &server.url()).await;
+        (code == 1 && text.contains("1500 compared, 1500 missing")).then_some(())
+    })
+    .await;
+    for _ in 0..2 {
+        let (code, text) = rebuild(dir.path(), &server.url()).await;
+        assert_eq!(code, 0, "{text}");
+        assert!(text.contains("redis: 1500 points in") && text.contains("points/s"), "{text}");
+        let (code, text) = verify(dir.path(), &server.url()).await;
+        assert_eq!(code, 0, "{text}");
+        assert!(text.contains("1500 compared, 0 missing, 0 differ"), "{text}");
+        assert!(!text.contains("parked"), "it tells whose: {text}");
+    }
+
+    let hour = hour_name(hour_of(reports[7].seen.ts));
+    let key = |name: &str| format!("geotrail:{{{hour}}}:{name}");
+    for damage in [
+        vec!["UNLINK".to_owned(), key("track:parked-7")],
+        vec!["ZREM".to_owned(), key("roster"), "parked-7".to_owned()],
+        vec!["HDEL".to_owned(), key("fixes"), "parked-7".to_owned()],
+        vec!["UNLINK".to_owned(), key("fixes"), key("roster"), key("positions"), key("drivers"), key("last")],
+    ] {
+        server.cli(&damage.iter().map(String::as_str).collect::<Vec<_>>());
+        let (code, text) = verify(dir.path(), &server.url()).await;
+        assert_eq!(code, 1, "after {damage:?}: {text}");
+        let (code, text) = rebuild(dir.path(), &server.url()).await;
+        assert_eq!(code, 0, "{text}");
+        let (code, text) = verify(dir.path(), &server.url()).await;
+        assert_eq!(code, 0, "after {damage:?}: {text}");
+    }
+    for key in server.keys() {
+        let ttl: i64 = server.cli(&["TTL", &key]).trim().parse().expect("a number");
+        assert!(ttl > 0, "{key} has no TTL");
+    }
+    assert!(service.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_embedded_store_is_rebuilt_when_nobody_uses_it_and_compared_at_any_time() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let service = Process::serve(dir.path(), "embedded").await;
+    service.report(&past()).await;
+    let (code, text) = rebuild(dir.path(), "embedded").await;
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("while no service runs"), "{text}");
+    assert!(service.terminate().await.success());
+
+    for entry in fs::read_dir(dir.path().join("data/embedded")).expect("it was written") {
+        let path = entry.expect("an entry").path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("run-")) {
+            fs::write(&path, "not what was written").expect("can be written");
+        }
+    }
+    let (code, text) = verify(dir.path(), "embedded").await;
+    assert_eq!(code, 1, "{text}");
+    let (code, text) = rebuild(dir.path(), "embedded").await;
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("embedded: 1500 points in"), "{text}");
+
+    let service = Process::serve(dir.path(), "embedded").await;
+    eventually("that they are old enough to count", async || {
+        let (code, text) = verify(dir.path(), "embedded").await;
+        assert_eq!(code, 0, "beside a running service: {text}");
+        text.contains("points in tracks: 1500 compared").then_some(())
+    })
+    .await;
+    service.caught_up().await;
+    let hour = hour_name(hour_of(now_ms()) - 3);
+    let listed = service.get(&format!("/v1/hours/{hour}/drivers?limit=1000")).await;
+    assert!(!listed.page().0.is_empty(), "{listed:?}");
+    assert!(service.terminate().await.success());
+    let names: Vec<_> = fs::read_dir(dir.path().join("data")).expect("it is there").collect();
+    let left_over = names.iter().flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("verify-"));
+    assert!(!left_over, "verify leaves nothing behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_embedded_index_that_was_deleted_comes_back_by_itself() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let service = Process::serve(dir.path(), "embedded").await;
+    service.report(&past()).await;
+    assert!(service.terminate().await.success());
+    fs::remove_dir_all(dir.path().join("data/embedded")).expect("it was there");
+    let service = Process::serve(dir.path(), "embedded").await;
+    service.caught_up().await;
+    service.kill().await;
+    // Killed before or after it wrote anything: what the checkpoint says holds.
+    let service = Process::serve(dir.path(), "embedded").await;
+    service.caught_up().await;
+    assert!(service.terminate().await.success());
+    let service = Process::serve(dir.path(), "embedded").await;
+    becomes_whole(&service, dir.path(), "embedded").await;
+    assert!(service.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_on_no_journal_say_so() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for command in ["rebuild", "verify"] {
+        let (code, text) = run(&[command], dir.path(), &["--store", "embedded"]).await;
+        assert_eq!(code, 1, "{text}");
+        assert!(text.contains("there is no journal in"), "{text}");
+    }
+}
+
+fn points(hour: Hour, count: i64) -> Vec<Point> {
+    let position = Position::new(52.0, 21.0).expect("in range");
+    let fix = |ts| Fix { ts, position, speed: None, heading: None, accuracy: None, tags: Tags::NONE };
+    let driver = DriverId::new("cab").expect("well formed");
+    (0..count).map(|n| Point { driver: driver.clone(), fix: fix(hour.start().plus_ms(n)) }).collect()
+}
+
+/// Each point's moment, in the order in which a pass meets them.
+fn moments(history: &mut History, most: usize) -> Vec<Timestamp> {
+    let mut moments = Vec::new();
+    while let Some(chunk) = history.next(most).expect("can be read") {
+        moments.extend(chunk.points.iter().map(|point| point.fix.ts));
+    }
+    moments
+}
+
+#[tokio::test]
+async fn a_pass_takes_the_newest_hour_first_and_each_point_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let first = Hour::from_number(498_590);
+    let hours: Vec<Hour> = (0..4).map(|n| Hour::from_number(first.number() + n)).collect();
+    let (journal, _) = Journal::open(Options::new(dir.path()), first.start()).expect("opens");
+    let mut ends = vec![Offset::START];
+    for hour in &hours {
+        for _ in 0..3 {
+            ends.push(journal.append(points(*hour, 10), hour.start()).await.expect("is taken"));
+        }
+    }
+    let hour_of_hour = |hour: &Hour, batches: usize| {
+        let of_hour: Vec<_> = points(*hour, 10).into_iter().map(|point| point.fix.ts).collect();
+        of_hour.repeat(batches)
+    };
+    let stretch = |from, to| Stretch { from, to, repeated: true, is_news: false };
+
+    for most in [1, 15, 1_000] {
+        let mut history = History::new(journal.reader(Offset::START));
+        history.add(stretch(Offset::START, ends[12]));
+        let expected: Vec<_> = hours.iter().rev().flat_map(|hour| hour_of_hour(hour, 3)).collect();
+        assert_eq!(moments(&mut history, most), expected);
+        assert_eq!(history.from(), None);
+    }
+
+    // From the middle of an hour to the middle of another, with another stretch behind; in a directory as it lies.
+    let mut history = History::new(Reader::open(dir.path(), Offset::START));
+    history.add(stretch(ends[2], ends[8]));
+    history.add(stretch(ends[11], ends[12]));
+    let expected = [
+        hour_of_hour(&hours[3], 1),
+        hour_of_hour(&hours[2], 2),
+        hour_of_hour(&hours[1], 3),
+        hour_of_hour(&hours[0], 1),
+    ];
+    assert_eq!(moments(&mut history, 7), expected.concat());
+
+    // What is owed begins where the oldest begins, as long as anything of it is left; a loss makes it one again.
+    history.add(stretch(ends[2], ends[8]));
+    let chunk = history.next(1).expect("can be read").expect("there is some");
+    assert_eq!(chunk.points[0].fix.ts, hours[2].start());
+    assert_eq!(history.from(), Some(ends[2]));
+    history.widen(ends[5], ends[12]);
+    assert_eq!(history.from(), Some(ends[2]));
+    assert_eq!(moments(&mut history, 1_000).len(), 100);
+    journal.close().await;
+}
