@@ -8,7 +8,7 @@
 //! fred also takes any list of three to five strings that begins with `message`, `subscribe` or the like for news of
 //! a subscription, drops it, and gives every later reply to the command before its own. A driver may be called so.
 //! Therefore no reply is a bare list of names: what scripts return comes wrapped in a list, and a ZRANGE goes between
-//! MULTI and EXEC, which wrap it likewise.
+//! MULTI and EXEC, which wrap it likewise. (Inside lists fred leaves such strings alone in RESP3, not in RESP2.)
 //!
 //! Never here: which server a command belongs to.
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fred::prelude::Builder;
+use fred::types::RespVersion;
 use fred::types::config::{
     Config, ReconnectError, ReconnectPolicy, Server, ServerConfig, TlsConfig, TlsConnector, UnresponsiveConfig,
 };
@@ -89,6 +90,8 @@ pub(super) fn read(url: &str, ca: Option<&Path>, deadline: Duration) -> Result<(
     let mut servers =
         Config::from_url(&url).map_err(|_| StoreError::Refused("the Redis URL cannot be read".into()))?;
     servers.fail_fast = false;
+    // With the older protocol fred adds a word to nested lists that look like news of a subscription.
+    servers.version = RespVersion::RESP3;
     servers.tls = if is_tls { Some(tls(ca)?) } else { None };
     let mut sentinels = servers.clone();
     sentinels.database = None;
