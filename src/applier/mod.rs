@@ -45,6 +45,8 @@ pub use replay::{ReplayError, Replayed, Zeal, replay};
 const LIVE_POINTS: usize = 4_000;
 /// How many points of history go in at once, at most: folding pays, and a live point waits for one such batch.
 pub const HISTORY_POINTS: usize = 16_000;
+/// They should not take longer than this, lest live points wait.
+const HISTORY_TAKES: Duration = Duration::from_millis(300);
 /// A store that does not take so many in its time is given fewer, down to this.
 pub const FEWEST_POINTS: usize = 500;
 /// More bytes than this between the live hand and the end of the journal become history: half a second's work.
@@ -397,11 +399,12 @@ impl Run {
             return Ok(Step::Done);
         };
         let rest = chunk.split(self.most);
+        let began = Instant::now();
         match self.applier.put.once(&chunk).await {
             Ok(set_aside) => {
                 self.set_aside(set_aside);
                 self.pending = rest;
-                self.most = (self.most * 2).min(HISTORY_POINTS);
+                self.most = next_most(self.most, began.elapsed());
                 self.passed(chunk.points.len());
                 Ok(Step::Done)
             }
@@ -497,6 +500,12 @@ impl Run {
         self.applier.progress.durable(target);
         Ok(())
     }
+}
+
+/// How many points of history go in at once after so many took so long: a live point waits for one such batch.
+pub fn next_most(most: usize, took: Duration) -> usize {
+    let next = if took > HISTORY_TAKES { most / 2 } else { most + most / 4 };
+    next.clamp(FEWEST_POINTS, HISTORY_POINTS)
 }
 
 /// How a step went.

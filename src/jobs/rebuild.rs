@@ -12,7 +12,7 @@ use thiserror::Error;
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-use crate::applier::{DeadLetters, FEWEST_POINTS, HISTORY_POINTS, History, Put, Stretch};
+use crate::applier::{DeadLetters, FEWEST_POINTS, HISTORY_POINTS, History, Put, Stretch, next_most};
 use crate::clock::Clock;
 use crate::journal::{Damage, Reader};
 use crate::model::Offset;
@@ -82,10 +82,11 @@ pub async fn rebuild(
         let Some(mut chunk) = chunk else { break };
         let (start, end) = (chunk.start, chunk.end);
         let rest = chunk.split(most);
+        let began = Instant::now();
         match put.once(&chunk).await {
             Ok(_) => {
                 rebuilt.points += chunk.points.len() as u64;
-                most = (most * 2).min(HISTORY_POINTS);
+                most = next_most(most, began.elapsed());
                 taken = Instant::now();
                 if rest.is_none() {
                     done += end.get() - start.get();

@@ -484,8 +484,8 @@ async fn a_refusal_in_the_middle_of_a_pipeline_is_one_of_the_batch() {
         assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
         assert_eq!(store.durable(), Offset::new(1));
     }
-    let watermark = format!("geotrail:{{{}}}:wm:00000000000000aa", ts.hour());
-    assert_eq!(server.cli(&["GET", &watermark]).trim(), "", "not all of it is in the tracks");
+    let marks = format!("geotrail:{{{}}}:marks", ts.hour());
+    assert_eq!(server.cli(&["HGET", &marks, "00000000000000aa"]).trim(), "", "not all of it is in the tracks");
     server.cli(&["UNLINK", &planted]);
     store.apply(batch(&points, 2)).await.expect("the key is gone");
     assert_holds_since(&store, &points, ts.plus_ms(-1)).await;
@@ -494,7 +494,7 @@ async fn a_refusal_in_the_middle_of_a_pipeline_is_one_of_the_batch() {
 #[tokio::test]
 async fn any_one_key_that_was_lost_comes_back_with_a_repetition() {
     let points = points(13, 400, 30);
-    for name in [":positions", ":drivers", ":roster", ":fixes", ":last", ":wm:", ":track:"] {
+    for name in [":positions", ":drivers", ":roster", ":fixes", ":last", ":marks", ":track:"] {
         let server = RedisServer::start();
         let store = connected(&server, "00000000000000aa").await;
         store.apply(batch(&points, 5_000)).await.expect("Redis is there");
