@@ -147,6 +147,7 @@ async fn open_store(config: &ServeConfig, journal: &Journal) -> anyhow::Result<A
                 url: url.expose().to_owned(),
                 prefix: config.redis_prefix.clone(),
                 instance: journal.id().to_string(),
+                shard_resolution: config.shard_resolution,
                 retention: config.retention,
                 deadline: REDIS_DEADLINE,
             };

@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::model::Resolution;
 pub use layers::{Flags, Problem, Problems, Settings, Source, Value};
 pub use secret::{SecretUrl, redact};
 pub use settings::{
@@ -35,6 +36,8 @@ pub struct ServeConfig {
     pub retention: Duration,
     /// What every Redis key begins with: 1 to 32 of `A-Z a-z 0-9 _ -`.
     pub redis_prefix: String,
+    /// The size of the H3 cells that an hour is spread by in Redis; `None`: it is not spread.
+    pub shard_resolution: Option<Resolution>,
     /// What whoever starts the service should know: that it runs open, that a password can be seen.
     pub warnings: Vec<String>,
 }
@@ -95,6 +98,7 @@ impl Settings {
             store: self.store(&mut warnings)?,
             retention: self.read_or_default("retention", settings::retention)?,
             redis_prefix: self.read_or_default("redis-prefix", |text| Ok(text.to_owned()))?,
+            shard_resolution: self.read_or_default("shard-resolution", settings::shard_resolution)?,
             warnings,
         })
     }

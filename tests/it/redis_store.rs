@@ -23,6 +23,7 @@ pub(crate) fn options(server: &RedisServer, instance: &str) -> Options {
         url: server.url(),
         prefix: Options::PREFIX.into(),
         instance: instance.into(),
+        shard_resolution: None,
         retention: RETENTION,
         deadline: Options::DEADLINE,
     }

@@ -15,9 +15,10 @@ use std::fmt;
 use parking_lot::Mutex;
 
 use super::Index;
-use super::keys::{Counted, Shard};
+use super::keys::Counted;
 use super::link::{Command, Reply};
 use super::newest::corrupt;
+use super::shard::{Layout, Shard};
 use crate::model::{Offset, Timestamp};
 use crate::store::StoreError;
 
@@ -45,13 +46,13 @@ pub(super) struct Marks {
 
 impl Marks {
     /// Reads what [`Marks::line`] wrote; false if it is of another layout, or no such thing.
-    pub(super) fn read(&self, layout: &str, line: &str) -> bool {
+    pub(super) fn read(&self, layout: Layout, line: &str) -> bool {
         let entry = |entry: &str| {
             let (shard, offset) = entry.split_once('=')?;
             Some((Shard::parse(shard)?, Offset::new(offset.parse().ok()?)))
         };
         let entries = match line.split_once(';') {
-            Some((of, entries)) if of == layout => entries.split(',').map(entry).collect(),
+            Some((of, entries)) if of == layout.to_string() => entries.split(',').map(entry).collect(),
             None if line.is_empty() => Some(BTreeMap::new()),
             _ => None,
         };
@@ -61,7 +62,7 @@ impl Marks {
     }
 
     /// All of them in one line without blanks; empty if there are none.
-    pub(super) fn line(&self, layout: &str) -> String {
+    pub(super) fn line(&self, layout: Layout) -> String {
         use fmt::Write as _;
         let mut line = String::new();
         for (shard, offset) in &*self.expected.lock() {
@@ -143,6 +144,7 @@ impl Index {
             }
         }
         let Some(newest) = lost.into_iter().map(|shard| shard.hour().end()).max() else { return Ok(()) };
+        self.atlas.forget();
         let gone_by = self.gone_by().await?;
         self.marks.forget_before(gone_by);
         // What comes so late that it expires as it is written is not lost.
@@ -169,7 +171,7 @@ impl Index {
     }
 
     async fn compare(&self, expected: Vec<(Shard, Offset)>) -> Result<Option<Offset>, StoreError> {
-        let mut lost = None;
+        let mut lost: Option<Offset> = None;
         if expected.is_empty() {
             return Ok(lost);
         }
@@ -186,9 +188,12 @@ impl Index {
                 if held < Some(*expected) && self.marks.of(*shard).is_some() {
                     self.marks.lost(*shard, held);
                     let from = held.unwrap_or(Offset::START);
-                    lost = Some(lost.map_or(from, |lost: Offset| lost.min(from)));
+                    lost = Some(lost.map_or(from, |lost| lost.min(from)));
                 }
             }
+        }
+        if lost.is_some() {
+            self.atlas.forget();
         }
         Ok(lost)
     }
@@ -206,6 +211,7 @@ impl Index {
             Counted::Set => "SCARD",
             Counted::SortedSet => "ZCARD",
             Counted::Hash => "HLEN",
+            Counted::List => "LLEN",
         });
         let call = Command::script(&self.audit, keys.collect()).arg(self.keys.instance());
         ways.fold(call, Command::arg)
@@ -223,22 +229,26 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Hour;
+    use crate::model::{Hour, Resolution};
+
+    const WHOLE: Layout = Layout::Whole;
 
     #[test]
     fn a_line_comes_back_and_another_layout_is_not_read() {
         let marks = Marks::default();
-        assert_eq!(marks.line("none"), "");
-        assert!(marks.read("none", ""));
+        assert_eq!(marks.line(WHOLE), "");
+        assert!(marks.read(WHOLE, ""));
         for (hour, offset) in [(495_000, 7), (495_001, u64::MAX), (495_000, 5)] {
             marks.moved(Shard::whole(Hour::from_number(hour)), Offset::new(offset));
         }
-        let line = marks.line("none");
+        let line = marks.line(WHOLE);
         let again = Marks::default();
-        assert!(again.read("none", &line));
-        assert_eq!((again.line("none"), again.all().len()), (line.clone(), 2));
+        assert!(again.read(WHOLE, &line));
+        assert_eq!((again.line(WHOLE), again.all().len()), (line.clone(), 2));
+        let sharded = Layout::Sharded(Resolution::new(7).expect("there is one"));
+        assert!(!again.read(sharded, &line));
         for wrong in [line.replace("none", "7"), line.replace('=', ":"), "none".into(), "none;x=1".into()] {
-            assert!(!again.read("none", &wrong), "{wrong}");
+            assert!(!again.read(WHOLE, &wrong), "{wrong}");
             assert_eq!(again.all(), []);
         }
     }

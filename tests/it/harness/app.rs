@@ -71,6 +71,7 @@ async fn start(data_dir: PathBuf, store: &str, now_ms: &Arc<AtomicI64>) -> App {
         data_dir,
         store,
         retention: RETENTION,
+        shard_resolution: None,
         redis_prefix: "geotrail".into(),
         warnings: Vec::new(),
     };
