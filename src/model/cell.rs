@@ -94,3 +94,68 @@ impl Disc {
         cells.filter(|cell| cell.min_distance_m(large) <= large_m).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{RngExt as _, SeedableRng as _};
+
+    use super::*;
+
+    /// Anywhere, and more often where it is difficult: by the poles' limits, the antimeridian, a pentagon.
+    fn place(rng: &mut StdRng) -> Position {
+        let near = |rng: &mut StdRng, middle: f64| middle + rng.random_range(-0.05..0.05);
+        let lat = match rng.random_range(0..5) {
+            0 => 85.0 + rng.random_range(0.0..0.051),
+            1 => -85.0 - rng.random_range(0.0..0.051),
+            2 => near(rng, 64.7),
+            _ => rng.random_range(-85.0..85.0),
+        };
+        let lon = match rng.random_range(0..5) {
+            0 => rng.random_range(179.9..180.0),
+            1 => rng.random_range(-180.0..-179.9),
+            2 => near(rng, 10.536_2),
+            _ => rng.random_range(-180.0..180.0),
+        };
+        Position::new(lat, lon).expect("on the map")
+    }
+
+    /// Some way from `from`, in steps of degrees.
+    fn beside(rng: &mut StdRng, from: Position, metres: f64) -> Position {
+        let deg = metres / 111_000.0;
+        let lat = (from.lat() + rng.random_range(-deg..deg)).clamp(-MAX_LAT, MAX_LAT);
+        let wide = (deg / lat.to_radians().cos()).min(180.0);
+        let lon = (from.lon() + rng.random_range(-wide..wide) + 540.0).rem_euclid(360.0) - 180.0;
+        Position::new(lat, lon).expect("on the map")
+    }
+
+    #[test]
+    fn a_disc_holds_its_cell_and_what_a_circle_has_of_it() {
+        let mut rng = StdRng::seed_from_u64(1);
+        for number in 0..20_000_u32 {
+            let resolution = Resolution::new((number % 10) as u8).expect("there is one");
+            let centre = place(&mut rng);
+            let radius_m = 10_f64.powf(rng.random_range(0.0..5.0));
+            let there = beside(&mut rng, centre, radius_m);
+            let disc = Cell::containing(there, resolution).disc();
+            assert!(disc.centre.distance_m(there) <= disc.reach_m, "{there:?} in its cell of {resolution}");
+            if centre.distance_m(there) > radius_m {
+                continue;
+            }
+            assert!(disc.touches(centre, radius_m), "{there:?} within {radius_m} of {centre:?} at {resolution}");
+            let cells = disc.common_with(centre, radius_m);
+            let holds = cells.iter().filter(|cell| QuadCell::containing(there, cell.level()) == **cell).count();
+            assert_eq!(holds, 1, "{there:?} within {radius_m} of {centre:?} at {resolution}: {cells:?}");
+        }
+    }
+
+    #[test]
+    fn a_disc_is_hardly_larger_than_its_cell() {
+        let place = Position::new(52.5, 13.4).expect("on the map");
+        for (resolution, most_m) in [(5, 11_000.0), (7, 1_700.0), (9, 260.0)] {
+            let disc = Cell::containing(place, Resolution::new(resolution).expect("there is one")).disc();
+            assert!(disc.reach_m < most_m, "{resolution}: {} m", disc.reach_m);
+            assert!(!disc.touches(Position::new(53.5, 13.4).expect("on the map"), 50_000.0));
+        }
+    }
+}

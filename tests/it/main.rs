@@ -20,6 +20,8 @@ mod quad;
 mod queries;
 mod redis_losses;
 mod redis_store;
+mod sharding;
+mod sharding_instances;
 mod store_contract;
 mod tidy;
 mod traces;

@@ -147,11 +147,11 @@ pub(crate) fn assert_public_keys(server: &RedisServer, points: &[Point]) {
     }
 }
 
-fn assert_expiries(server: &RedisServer) -> usize {
+pub(crate) fn assert_expiries(server: &RedisServer) -> usize {
     let keys = server.keys();
     for key in &keys {
-        let hour =
-            key.split(['{', '}']).nth(1).and_then(|hour| Hour::parse(hour).ok()).expect("an hour in the braces");
+        let hour = key.split(['{', '}', ':']).nth(2).and_then(|hour| Hour::parse(hour).ok());
+        let hour = hour.expect("an hour in the braces");
         let earliest = hour.end().as_ms() / 1_000 + RETENTION.as_secs() as i64;
         let expires: i64 = server.cli(&["EXPIRETIME", key]).trim().parse().expect("a number");
         assert!((earliest..=earliest + 600).contains(&expires) || expires == -2, "{key} expires at {expires}");

@@ -157,6 +157,7 @@ impl Index {
     /// Whether Redis holds all that `line` says, as far as it was not to go by now. If not, from where on the journal
     /// must come again.
     pub(super) async fn open(&self, line: &str) -> Result<Option<Offset>, StoreError> {
+        self.atlas.forget();
         if !self.marks.read(self.keys.layout(), line) {
             return Ok(Some(Offset::START));
         }
