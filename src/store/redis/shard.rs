@@ -17,15 +17,15 @@ pub(super) struct Shard {
     part: Part,
 }
 
-/// Which part. What is written to most stands last.
+/// Which part. The buckets stand last: they lie on every node, so an audit, which begins at the end, begins with them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
     /// All of it; of a sharded hour, what is not in the other parts.
     Whole,
-    /// The drivers with this hash.
-    Bucket(u8),
     /// Who is in this cell.
     Place(Cell),
+    /// The drivers with this hash.
+    Bucket(u8),
 }
 
 impl Shard {
