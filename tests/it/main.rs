@@ -21,6 +21,7 @@ mod quad;
 mod queries;
 mod redis_losses;
 mod redis_store;
+mod scale;
 mod sharding;
 mod sharding_instances;
 mod store_contract;

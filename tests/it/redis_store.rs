@@ -641,68 +641,6 @@ async fn nearby_agrees_with_looking_at_everyone() {
     }
 }
 
-/// Not a test of anything but the figures in `docs/redis-keys.md`, which tells how to run it.
-#[tokio::test]
-#[ignore = "it measures"]
-async fn measure() {
-    for drivers in [20_000, 100_000] {
-        let server = RedisServer::start_with(&["--slowlog-log-slower-than", "1000", "--slowlog-max-len", "100000"]);
-        let store = connected(&server, "00000000000000aa").await;
-        let mut rng = StdRng::seed_from_u64(1);
-        let (lat_e7, lon_e7) = (525_000_000, 134_000_000);
-        let mut places: Vec<(i32, i32)> = (0..drivers)
-            .map(|_| (rng.random_range(-2_700_000..2_700_000), rng.random_range(-4_400_000..4_400_000)))
-            .collect();
-        let cpu_s = || server.info("used_cpu_user") + server.info("used_cpu_sys");
-        // All within one hour that is over, a round of the fleet every 5 s.
-        let base = now().hour().previous().start();
-        for round in 0..10 {
-            let round_points: Vec<Point> = places
-                .iter_mut()
-                .enumerate()
-                .map(|(number, place)| {
-                    place.0 += rng.random_range(-2_500..2_500);
-                    place.1 += rng.random_range(-4_000..4_000);
-                    let ts = base.plus_ms(2_000_000 + round * 5_000 + rng.random_range(0..5_000));
-                    point(id(number), ts, lat_e7 + place.0, lon_e7 + place.1)
-                })
-                .collect();
-            let (before_s, begun) = (cpu_s(), Instant::now());
-            for slice in round_points.chunks(5_000) {
-                store.apply(batch(slice, 1 + round as u64)).await.expect("Redis is there");
-            }
-            let each_us = (cpu_s() - before_s) * 1e6 / drivers as f64;
-            let rate = drivers as f64 / begun.elapsed().as_secs_f64();
-            println!("{drivers} drivers, round {round}: {each_us:.1} CPU-us a point, {rate:.0} points/s");
-        }
-        let calls = server.cli(&["INFO", "commandstats"]);
-        println!("{}", calls.lines().filter(|line| line.contains("eval")).collect::<Vec<_>>().join("\n"));
-        println!("slow while applying (1 ms): {}", server.cli(&["SLOWLOG", "LEN"]).trim());
-        server.cli(&["SLOWLOG", "RESET"]);
-        let track = format!("geotrail:{{{}}}:track:{}", base.hour(), id(0));
-        println!("a track of 10 points, a batch each: {} bytes", server.cli(&["STRLEN", &track]).trim());
-        println!("{:.0} bytes of memory a driver", server.info("used_memory_dataset") / drivers as f64);
-        let when = When::Within(Window { since: base, until: now().plus_ms(120_000) });
-        for radius_m in [1_000.0, 3_000.0, 10_000.0] {
-            let (before_s, begun, queries) = (cpu_s(), Instant::now(), 500);
-            for _ in 0..queries {
-                let (dlat, dlon) = (rng.random_range(-1_000_000..1_000_000), rng.random_range(-2_000_000..2_000_000));
-                let centre = Position::from_e7(lat_e7 + dlat, lon_e7 + dlon).expect("on the map");
-                let query = NearbyQuery { centre, radius_m, limit: 10, when, tags: vec![] };
-                store.nearby(&query).await.expect("Redis is there");
-            }
-            let each_ms = (cpu_s() - before_s) * 1e3 / f64::from(queries);
-            let wall_ms = begun.elapsed().as_secs_f64() * 1e3 / f64::from(queries);
-            println!("nearby, limit 10, {radius_m} m: {each_ms:.3} CPU-ms, {wall_ms:.2} ms a query");
-        }
-        let (before_s, begun) = (cpu_s(), Instant::now());
-        let window = Window { since: base, until: now().plus_ms(120_000) };
-        let count = store.active_count(window).await;
-        println!("active_count {count:?}: {:.3} CPU-s, {:?}", cpu_s() - before_s, begun.elapsed());
-        println!("slow while reading (1 ms): {}", server.cli(&["SLOWLOG", "LEN"]).trim());
-    }
-}
-
 #[tokio::test]
 async fn commands_are_small_and_none_is_forbidden() {
     let server = RedisServer::start();

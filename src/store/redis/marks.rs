@@ -40,6 +40,8 @@ const ABOUT_TO_GO_MS: i64 = 600_000;
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     expected: Mutex<BTreeMap<Shard, Offset>>,
+    /// From where on the journal must come again, until the caller has been told.
+    again: Mutex<Option<Offset>>,
     /// Where the turn of the older shards stands.
     turn: Mutex<Option<Shard>>,
 }
@@ -58,6 +60,7 @@ impl Marks {
         };
         let is_read = entries.is_some();
         *self.expected.lock() = entries.unwrap_or_default();
+        *self.again.lock() = None;
         is_read
     }
 
@@ -87,8 +90,16 @@ impl Marks {
         *mark = to.max(*mark);
     }
 
+    /// From where on what was put in is gone, as far as nobody was told.
+    pub(super) fn untold(&self) -> Option<Offset> {
+        *self.again.lock()
+    }
+
     /// Takes what Redis holds for what it should hold.
     fn lost(&self, shard: Shard, held: Option<Offset>) {
+        let from = held.unwrap_or(Offset::START);
+        let mut again = self.again.lock();
+        *again = Some(again.map_or(from, |again| again.min(from)));
         let mut expected = self.expected.lock();
         match held {
             Some(held) => expected.insert(shard, held),
@@ -161,20 +172,23 @@ impl Index {
         if !self.marks.read(self.keys.layout(), line) {
             return Ok(Some(Offset::START));
         }
-        self.compare(self.marks.all()).await
+        self.compare(self.marks.all()).await?;
+        Ok(self.marks.again.lock().take())
     }
 
     /// The same of what was written since, a part each time; of everything as soon as anything is found missing.
     pub(super) async fn audit(&self) -> Result<Option<Offset>, StoreError> {
-        let Some(first) = self.compare(self.marks.in_turn()).await? else { return Ok(None) };
-        let rest = self.compare(self.marks.all()).await?;
-        Ok(Some(rest.map_or(first, |rest| rest.min(first))))
+        self.compare(self.marks.in_turn()).await?;
+        if self.marks.untold().is_some() {
+            self.compare(self.marks.all()).await?;
+        }
+        Ok(self.marks.again.lock().take())
     }
 
-    async fn compare(&self, expected: Vec<(Shard, Offset)>) -> Result<Option<Offset>, StoreError> {
-        let mut lost: Option<Offset> = None;
+    /// Notes what is lost. It is told when all was compared; a call that is broken off leaves it for the next.
+    async fn compare(&self, expected: Vec<(Shard, Offset)>) -> Result<(), StoreError> {
         if expected.is_empty() {
-            return Ok(lost);
+            return Ok(());
         }
         let gone_by = self.gone_by().await?;
         self.marks.forget_before(gone_by);
@@ -188,15 +202,11 @@ impl Index {
                 // Whoever forgot it in the meantime has dropped it first.
                 if held < Some(*expected) && self.marks.of(*shard).is_some() {
                     self.marks.lost(*shard, held);
-                    let from = held.unwrap_or(Offset::START);
-                    lost = Some(lost.map_or(from, |lost| lost.min(from)));
+                    self.atlas.forget();
                 }
             }
         }
-        if lost.is_some() {
-            self.atlas.forget();
-        }
-        Ok(lost)
+        Ok(())
     }
 
     /// Hours that ended before this are no longer missed.

@@ -172,7 +172,8 @@ impl Store for RedisStore {
     }
 
     fn durable(&self) -> Offset {
-        Offset::new(self.applied.load(Ordering::Relaxed))
+        let applied = Offset::new(self.applied.load(Ordering::Relaxed));
+        self.index.marks.untold().map_or(applied, |lost| lost.min(applied))
     }
 
     async fn flush(&self) -> Result<(), StoreError> {
