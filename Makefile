@@ -2,6 +2,7 @@
 # make test   everything that must hold before a change is taken
 # make bench  the measurements of single steps
 # make traces TRACES="FILE..."  what recorded traces cost, end to end, with each store
+# make scale SIZES="20000 100000 1000000"  what fleets of these sizes cost Redis, beside a bare client
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -15,7 +16,7 @@ INTERVAL ?= 5s
 TOOLS := target/tools
 DENY_VERSION := 0.20.2
 
-.PHONY: run test bench traces redis-server format lint docs licences advisories unit
+.PHONY: run test bench traces scale redis-server format lint docs licences advisories unit
 
 run:
 	cargo build --release --locked
@@ -29,6 +30,9 @@ bench:
 traces: redis-server
 	cargo build --release --locked
 	./loadtest/traces $(TRACES)
+
+scale: redis-server
+	./loadtest/scale $(SIZES)
 
 format:
 	cargo fmt --check

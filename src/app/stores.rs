@@ -65,6 +65,7 @@ async fn open_redis(url: &SecretUrl, config: &IndexConfig, instance: String) -> 
         ca: config.redis_ca.clone(),
         prefix: config.redis_prefix.clone(),
         instance,
+        shard_resolution: config.shard_resolution,
         retention: config.retention,
         deadline: REDIS_DEADLINE,
     };

@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::model::Resolution;
 pub use layers::{Flags, Problem, Problems, Settings, Source, Value};
 pub use secret::{SecretUrl, redact};
 pub use settings::{
@@ -46,6 +47,8 @@ pub struct IndexConfig {
     pub redis_prefix: String,
     /// The certificates to trust where Redis is reached by TLS; `None`: those of the system.
     pub redis_ca: Option<PathBuf>,
+    /// The size of the H3 cells that an hour is spread by in Redis; `None`: it is not spread.
+    pub shard_resolution: Option<Resolution>,
 }
 
 /// What `geotrail simulate` runs with.
@@ -125,6 +128,7 @@ impl Settings {
             redis_ca,
             retention: self.read_or_default("retention", settings::retention)?,
             redis_prefix: self.read_or_default("redis-prefix", |text| Ok(text.to_owned()))?,
+            shard_resolution: self.read_or_default("shard-resolution", settings::shard_resolution)?,
         })
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::duration;
 use super::secret::SecretUrl;
+use crate::model::Resolution;
 
 /// The commands that take settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +134,7 @@ pub static SETTINGS: &[Setting] = &[
         default: Some("none"),
         help: "`none`, or the H3 resolution (0 to 9) by which an hour is spread over a cluster",
         commands: STORES,
-        check: shard_resolution,
+        check: |text| shard_resolution(text).map(drop),
     },
     Setting {
         name: "redis-prefix",
@@ -313,13 +314,12 @@ pub(super) fn retention(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected a duration with its unit, such as 48h or 2d, from 2h to 3660d".to_owned())
 }
 
-fn shard_resolution(text: &str) -> Result<(), String> {
+/// `None` for `none`.
+pub(super) fn shard_resolution(text: &str) -> Result<Option<Resolution>, String> {
+    let resolution = || text.parse().ok().filter(|_| text.len() == 1).and_then(Resolution::new);
     match text {
-        "none" => Ok(()),
-        "0" | "1" | "2" | "3" | "4" | "5" | "6" | "7" | "8" | "9" => {
-            Err("sharding by H3 cell is not there yet: only `none` works in this version".to_owned())
-        }
-        _ => Err("expected `none` or a resolution from 0 to 9".to_owned()),
+        "none" => Ok(None),
+        _ => resolution().map(Some).ok_or_else(|| "expected `none` or a resolution from 0 to 9".to_owned()),
     }
 }
 

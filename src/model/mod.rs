@@ -5,6 +5,7 @@
 //!
 //! Never here: I/O, a clock, an encoding (HTTP, journal, stores each own theirs), a Redis word, a serde derive.
 
+mod cell;
 mod defect;
 mod driver_id;
 mod measure;
@@ -16,6 +17,7 @@ mod quad;
 mod tags;
 mod time;
 
+pub use cell::{Cell, Disc, Resolution};
 pub use defect::Defect;
 pub use driver_id::DriverId;
 pub use measure::{Accuracy, Heading, Speed};

@@ -69,13 +69,23 @@ impl<T: Ord> NearestWalk<T> {
     /// A search over `sources` sources. A cell of at most `leaf` items is read rather than quartered; at most
     /// `width` cells are asked at once.
     pub fn new(centre: Position, radius_m: f64, limit: usize, sources: usize, leaf: u64, width: usize) -> Self {
-        let mut frontier = BinaryHeap::new();
-        for cell in QuadCell::covering(centre, radius_m) {
-            for source in 0..sources {
-                let min_distance_m = cell.min_distance_m(centre);
-                frontier.push(Reverse(Waiting { min_distance_m, probe: Probe { source, cell }, count: None }));
-            }
-        }
+        let cells = QuadCell::covering(centre, radius_m).into_iter();
+        let probes = cells.flat_map(|cell| (0..sources).map(move |source| Probe { source, cell }));
+        Self::from_probes(centre, radius_m, limit, probes, leaf, width)
+    }
+
+    /// The same where each source is searched only in some cells, which together hold all of it that is in the circle.
+    pub fn from_probes(
+        centre: Position,
+        radius_m: f64,
+        limit: usize,
+        probes: impl IntoIterator<Item = Probe>,
+        leaf: u64,
+        width: usize,
+    ) -> Self {
+        let waiting =
+            |probe: Probe| Reverse(Waiting { min_distance_m: probe.cell.min_distance_m(centre), probe, count: None });
+        let frontier = probes.into_iter().map(waiting).collect();
         Self { centre, leaf, width, frontier, nearest: Nearest::new(centre, radius_m, limit) }
     }
 

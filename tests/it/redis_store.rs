@@ -24,6 +24,7 @@ pub(crate) fn options(server: &RedisServer, instance: &str) -> Options {
         ca: None,
         prefix: Options::PREFIX.into(),
         instance: instance.into(),
+        shard_resolution: None,
         retention: RETENTION,
         deadline: Options::DEADLINE,
     }
@@ -151,16 +152,18 @@ pub(crate) fn assert_public_keys(server: &RedisServer, points: &[Point]) {
     }
 }
 
-fn assert_expiries(server: &RedisServer) -> usize {
-    let keys = server.keys();
-    for key in &keys {
-        let hour =
-            key.split(['{', '}']).nth(1).and_then(|hour| Hour::parse(hour).ok()).expect("an hour in the braces");
+pub(crate) fn assert_expiries(server: &RedisServer) -> usize {
+    let script = "local out = {} for _, key in ipairs(redis.call('KEYS', '*')) do \
+                  out[#out + 1] = key .. ' ' .. redis.call('EXPIRETIME', key) end return out";
+    let answer = server.cli(&["EVAL", script, "0"]);
+    for (key, expires) in answer.lines().filter_map(|line| line.split_once(' ')) {
+        let hour = key.split(['{', '}', ':']).nth(2).and_then(|hour| Hour::parse(hour).ok());
+        let hour = hour.expect("an hour in the braces");
         let earliest = hour.end().as_ms() / 1_000 + RETENTION.as_secs() as i64;
-        let expires: i64 = server.cli(&["EXPIRETIME", key]).trim().parse().expect("a number");
-        assert!((earliest..=earliest + 600).contains(&expires) || expires == -2, "{key} expires at {expires}");
+        let expires: i64 = expires.parse().expect("a number");
+        assert!((earliest..=earliest + 600).contains(&expires), "{key} expires at {expires}");
     }
-    keys.len()
+    answer.lines().count()
 }
 
 #[test]
@@ -503,6 +506,8 @@ async fn any_one_key_that_was_lost_comes_back_with_a_repetition() {
         for key in lost {
             server.cli(&["UNLINK", &key]);
         }
+        let told = store.audit().await.expect("Redis is there");
+        assert_eq!(told.is_some(), name != ":track:", "{name}");
         store.apply(Batch { repeated: true, ..batch(&points, 5_000) }).await.expect("Redis is there");
         assert_holds(&store, &points).await;
         assert_public_keys(&server, &points);
@@ -634,68 +639,6 @@ async fn nearby_agrees_with_looking_at_everyone() {
         let found: Vec<(f64, &DriverId)> = near.iter().map(|near| (near.distance_m, &near.located.driver)).collect();
         all.truncate(limit);
         assert_eq!(found, all);
-    }
-}
-
-/// Not a test of anything but the figures in `docs/redis-keys.md`, which tells how to run it.
-#[tokio::test]
-#[ignore = "it measures"]
-async fn measure() {
-    for drivers in [20_000, 100_000] {
-        let server = RedisServer::start_with(&["--slowlog-log-slower-than", "1000", "--slowlog-max-len", "100000"]);
-        let store = connected(&server, "00000000000000aa").await;
-        let mut rng = StdRng::seed_from_u64(1);
-        let (lat_e7, lon_e7) = (525_000_000, 134_000_000);
-        let mut places: Vec<(i32, i32)> = (0..drivers)
-            .map(|_| (rng.random_range(-2_700_000..2_700_000), rng.random_range(-4_400_000..4_400_000)))
-            .collect();
-        let cpu_s = || server.info("used_cpu_user") + server.info("used_cpu_sys");
-        // All within one hour that is over, a round of the fleet every 5 s.
-        let base = now().hour().previous().start();
-        for round in 0..10 {
-            let round_points: Vec<Point> = places
-                .iter_mut()
-                .enumerate()
-                .map(|(number, place)| {
-                    place.0 += rng.random_range(-2_500..2_500);
-                    place.1 += rng.random_range(-4_000..4_000);
-                    let ts = base.plus_ms(2_000_000 + round * 5_000 + rng.random_range(0..5_000));
-                    point(id(number), ts, lat_e7 + place.0, lon_e7 + place.1)
-                })
-                .collect();
-            let (before_s, begun) = (cpu_s(), Instant::now());
-            for slice in round_points.chunks(5_000) {
-                store.apply(batch(slice, 1 + round as u64)).await.expect("Redis is there");
-            }
-            let each_us = (cpu_s() - before_s) * 1e6 / drivers as f64;
-            let rate = drivers as f64 / begun.elapsed().as_secs_f64();
-            println!("{drivers} drivers, round {round}: {each_us:.1} CPU-us a point, {rate:.0} points/s");
-        }
-        let calls = server.cli(&["INFO", "commandstats"]);
-        println!("{}", calls.lines().filter(|line| line.contains("eval")).collect::<Vec<_>>().join("\n"));
-        println!("slow while applying (1 ms): {}", server.cli(&["SLOWLOG", "LEN"]).trim());
-        server.cli(&["SLOWLOG", "RESET"]);
-        let track = format!("geotrail:{{{}}}:track:{}", base.hour(), id(0));
-        println!("a track of 10 points, a batch each: {} bytes", server.cli(&["STRLEN", &track]).trim());
-        println!("{:.0} bytes of memory a driver", server.info("used_memory_dataset") / drivers as f64);
-        let when = When::Within(Window { since: base, until: now().plus_ms(120_000) });
-        for radius_m in [1_000.0, 3_000.0, 10_000.0] {
-            let (before_s, begun, queries) = (cpu_s(), Instant::now(), 500);
-            for _ in 0..queries {
-                let (dlat, dlon) = (rng.random_range(-1_000_000..1_000_000), rng.random_range(-2_000_000..2_000_000));
-                let centre = Position::from_e7(lat_e7 + dlat, lon_e7 + dlon).expect("on the map");
-                let query = NearbyQuery { centre, radius_m, limit: 10, when, tags: vec![] };
-                store.nearby(&query).await.expect("Redis is there");
-            }
-            let each_ms = (cpu_s() - before_s) * 1e3 / f64::from(queries);
-            let wall_ms = begun.elapsed().as_secs_f64() * 1e3 / f64::from(queries);
-            println!("nearby, limit 10, {radius_m} m: {each_ms:.3} CPU-ms, {wall_ms:.2} ms a query");
-        }
-        let (before_s, begun) = (cpu_s(), Instant::now());
-        let window = Window { since: base, until: now().plus_ms(120_000) };
-        let count = store.active_count(window).await;
-        println!("active_count {count:?}: {:.3} CPU-s, {:?}", cpu_s() - before_s, begun.elapsed());
-        println!("slow while reading (1 ms): {}", server.cli(&["SLOWLOG", "LEN"]).trim());
     }
 }
 

@@ -21,7 +21,7 @@ use bench::{
     AHEAD_MS, ANTIMERIDIAN, Around, Bench, CITY, HOUR_MS, Listing, Make, NORTHERN_LIMIT, ONE, SOUTHERN_LIMIT, TWO,
     WORLD, all, ask_nearby, at, check_everything, check_everything_kept, check_fleet, check_listing, check_nearby,
     check_track, content, content_of, driver_name, embedded, fleet, hour, id, now, open_embedded, open_redis, page,
-    place, point, redis, trailing, window,
+    place, point, redis, redis_by_5, redis_by_7, trailing, window,
 };
 
 // ---- Answers equal brute force
@@ -666,6 +666,8 @@ macro_rules! contract {
     ($($test:ident),* $(,)?) => {
         contract!(@ embedded_store, embedded, $($test),*);
         contract!(@ redis_store, redis, $($test),*);
+        contract!(@ redis_store_by_5, redis_by_5, $($test),*);
+        contract!(@ redis_store_by_7, redis_by_7, $($test),*);
     };
     (@ $store:ident, $make:ident, $($test:ident),*) => {
         mod $store {

@@ -7,20 +7,18 @@
 //! Tracks grow by what a batch brings, unread. Of a batch that may have come before they are read first, and get what
 //! they lack: so repetition neither bloats a track nor leaves a gap in it.
 //!
-//! The marks follow when every call has succeeded (`marks` says why).
+//! Of a sharded hour the places follow (`place`). The marks follow when every call has succeeded (`marks` says why).
 //!
 //! Never here: repetition (the applier repeats a batch that failed).
 
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use futures_util::future;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
-use super::Index;
-use super::keys::{Keys, Shard};
-use super::link::{Command, Script};
-use super::packed;
+use super::link::{Command, Reply, Script};
+use super::shard::{Layout, Shard};
+use super::{Index, packed};
 use crate::model::{DriverId, Fix, Hour, Point, QuadCell, Timestamp};
 use crate::store::{Batch, StoreError, track_codec};
 
@@ -33,19 +31,21 @@ const TRACKS_PER_PIPELINE: usize = 128;
 /// Pipelines at once: while one is read, the next is executed.
 const PIPELINES: usize = 4;
 
-/// The text of the script that writes.
-pub(super) const SCRIPT: &str = concat!(include_str!("bytes.lua"), include_str!("write.lua"));
+/// The text of the script that writes what belongs to drivers.
+pub(super) const WRITE: &str =
+    concat!(include_str!("bytes.lua"), include_str!("count.lua"), include_str!("write.lua"));
 
 /// One driver's part of a batch in one hour.
 #[derive(Debug)]
-struct Folded<'a> {
-    driver: &'a DriverId,
+pub(super) struct Folded<'a> {
+    pub(super) driver: &'a DriverId,
     /// Oldest first, each millisecond once; never empty.
     fixes: Vec<Fix>,
 }
 
 impl Folded<'_> {
-    fn newest(&self) -> &Fix {
+    /// The one that may become the driver's last of the hour.
+    pub(super) fn newest(&self) -> &Fix {
         self.fixes.last().expect("a driver is folded for the sake of a fix")
     }
 
@@ -69,128 +69,153 @@ impl Folded<'_> {
     }
 }
 
-/// What all calls of one try to put a batch in have in common.
-struct Attempt<'a> {
-    keys: &'a Keys,
-    script: &'a Script,
+/// One try to put a batch in.
+pub(super) struct Attempt {
     /// Tells its calls from those of any other.
-    name: String,
+    pub(super) name: String,
     is_repeated: bool,
+    /// How many calls of it write into each shard.
+    pub(super) calls: BTreeMap<Shard, usize>,
+}
+
+impl Attempt {
+    /// Counts a call that is to write into `shard`.
+    pub(super) fn counts(&mut self, shard: Shard) {
+        *self.calls.entry(shard).or_default() += 1;
+    }
+}
+
+/// Some drivers of one shard, with what their tracks get: one call.
+pub(super) struct Slice<'a, 'b> {
+    pub(super) bucket: Shard,
+    pub(super) drivers: &'b [Folded<'a>],
+    chunks: Vec<Vec<u8>>,
 }
 
 impl Index {
     /// Puts `batch` in.
     pub(super) async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
         self.marks.forget_before(batch.forget_before);
-        let attempt = Attempt {
-            keys: &self.keys,
-            script: &self.script,
-            name: format!("{:016x}", rand::random::<u64>()),
-            is_repeated: batch.repeated,
-        };
-        let mut calls = Vec::new();
-        let mut counts = BTreeMap::new();
-        for (hour, drivers) in fold(batch) {
-            let shard = Shard::whole(hour);
-            let chunks = self.chunks(shard, &drivers, batch.repeated).await?;
-            for (drivers, chunks) in drivers.chunks(DRIVERS_PER_CALL).zip(chunks.chunks(DRIVERS_PER_CALL)) {
-                calls.push(attempt.call(shard, drivers, chunks));
-                *counts.entry(shard).or_default() += 1;
-            }
+        let name = format!("{:016x}", rand::random::<u64>());
+        let mut attempt = Attempt { name, is_repeated: batch.repeated, calls: BTreeMap::new() };
+        let folded = fold(self.keys.layout(), batch);
+        let slices = self.slices(&folded, batch.repeated).await?;
+        let calls = slices.iter().map(|slice| {
+            attempt.counts(slice.bucket);
+            self.call(&attempt, slice)
+        });
+        let calls = calls.collect();
+        let written = self.in_pipelines(&self.write, calls).await?;
+        if let Layout::Sharded(_) = self.keys.layout() {
+            self.put_in_places(&mut attempt, &slices, written).await?;
         }
+        self.mark(&attempt.name, &attempt.calls, batch.end).await
+    }
+
+    /// Sends calls of `script`, some pipelines at once. The replies, in order.
+    pub(super) async fn in_pipelines(&self, script: &Script, calls: Vec<Command>) -> Result<Vec<Reply>, StoreError> {
         let pipelines: Vec<Vec<Command>> = calls.chunks(CALLS_PER_PIPELINE).map(<[Command]>::to_vec).collect();
         stream::iter(pipelines)
-            .map(|calls| self.link.run_script(&self.script, calls))
-            .buffer_unordered(PIPELINES)
-            .try_for_each(|_| future::ready(Ok(())))
-            .await?;
-        self.mark(&attempt.name, &counts, batch.end).await
+            .map(|calls| self.link.run_script(script, calls))
+            .buffered(PIPELINES)
+            .try_concat()
+            .await
     }
 
-    /// What is to be appended to the track of each of `drivers`.
-    async fn chunks(
+    /// Cuts a batch into calls.
+    async fn slices<'a, 'b>(
         &self,
-        shard: Shard,
-        drivers: &[Folded<'_>],
+        folded: &'b [(Shard, Vec<Folded<'a>>)],
         is_repeated: bool,
-    ) -> Result<Vec<Vec<u8>>, StoreError> {
+    ) -> Result<Vec<Slice<'a, 'b>>, StoreError> {
+        let cut = |(bucket, drivers): &'b (Shard, Vec<Folded<'a>>)| {
+            drivers.chunks(DRIVERS_PER_CALL).map(|drivers| Slice { bucket: *bucket, drivers, chunks: Vec::new() })
+        };
+        let mut slices: Vec<Slice<'a, 'b>> = folded.iter().flat_map(cut).collect();
         if !is_repeated {
-            return Ok(drivers.iter().map(|folded| folded.chunk(shard.hour(), None)).collect());
+            for Slice { bucket, drivers, chunks } in &mut slices {
+                chunks.extend(drivers.iter().map(|folded| folded.chunk(bucket.hour(), None)));
+            }
+            return Ok(slices);
         }
-        let mut chunks = Vec::with_capacity(drivers.len());
-        for drivers in drivers.chunks(TRACKS_PER_PIPELINE) {
-            let tracks: Vec<(Shard, &DriverId)> = drivers.iter().map(|folded| (shard, folded.driver)).collect();
-            let held = self.tracks(&tracks).await?;
-            let lacking = drivers.iter().zip(held).map(|(folded, held)| folded.chunk(shard.hour(), Some(&held)));
-            chunks.extend(lacking);
+        for slices in slices.chunks_mut(TRACKS_PER_PIPELINE / DRIVERS_PER_CALL) {
+            let of = |slice: &Slice<'a, 'b>| {
+                let bucket = slice.bucket;
+                slice.drivers.iter().map(move |folded| (bucket, folded.driver))
+            };
+            let tracks: Vec<(Shard, &DriverId)> = slices.iter().flat_map(of).collect();
+            let mut held = self.tracks(&tracks).await?.into_iter();
+            for Slice { bucket, drivers, chunks } in slices {
+                let held = drivers.iter().zip(held.by_ref());
+                chunks.extend(held.map(|(folded, held)| folded.chunk(bucket.hour(), Some(&held))));
+            }
         }
-        Ok(chunks)
+        Ok(slices)
     }
-}
 
-/// The hours of a batch that are still kept, each with its drivers in the order of ids.
-fn fold(batch: Batch<'_>) -> Vec<(Hour, Vec<Folded<'_>>)> {
-    let mut points: Vec<&Point> =
-        batch.points.iter().filter(|point| point.fix.ts.hour().end() >= batch.forget_before).collect();
-    let place = |point: &Point| point.fix.ts.hour();
-    points.sort_unstable_by(|a, b| {
-        place(a).cmp(&place(b)).then_with(|| a.driver.cmp(&b.driver)).then_with(|| a.fix.cmp(&b.fix))
-    });
-    let by_hour = points.chunk_by(|a, b| place(a) == place(b));
-    by_hour
-        .map(|points| {
-            let by_driver = points.chunk_by(|a, b| a.driver == b.driver);
-            (place(points[0]), by_driver.map(fold_driver).collect())
-        })
-        .collect()
-}
-
-/// The sorted points of one driver: of those at the same millisecond the greatest, which comes last.
-fn fold_driver<'a>(points: &[&'a Point]) -> Folded<'a> {
-    let by_ms = points.chunk_by(|a, b| a.fix.ts == b.fix.ts);
-    let fixes = by_ms.map(|same| same[same.len() - 1].fix.clone()).collect();
-    Folded { driver: &points[0].driver, fixes }
-}
-
-impl Attempt<'_> {
-    fn call(&self, shard: Shard, drivers: &[Folded<'_>], chunks: &[Vec<u8>]) -> Command {
-        let keys = self.keys;
-        let expiring = [
-            keys.positions(shard),
-            keys.drivers(shard),
-            keys.roster(shard),
-            keys.fixes(shard),
-            keys.last(shard),
-            keys.marks(shard),
-        ];
-        let expiries: Vec<i64> = expiring.iter().map(|key| keys.expires_at_s(shard, key)).collect();
-        let tracks: Vec<Bytes> = drivers.iter().map(|folded| keys.track(shard, folded.driver)).collect();
+    fn call(&self, attempt: &Attempt, slice: &Slice<'_, '_>) -> Command {
+        let Slice { bucket, drivers, chunks } = slice;
+        let (keys, bucket) = (&self.keys, *bucket);
+        let mut shared = vec![keys.roster(bucket), keys.fixes(bucket), keys.last(bucket), keys.marks(bucket)];
+        match keys.layout() {
+            Layout::Whole => shared.extend([keys.positions(bucket), keys.drivers(bucket)]),
+            Layout::Sharded(_) => shared.push(keys.at(bucket)),
+        }
+        let expiries: Vec<i64> = shared.iter().map(|key| keys.expires_at_s(bucket, key)).collect();
+        let tracks: Vec<Bytes> = drivers.iter().map(|folded| keys.track(bucket, folded.driver)).collect();
         let newest = drivers.iter().map(|folded| folded.newest().ts).max().expect("a slice is never empty");
 
-        let all_keys = expiring.into_iter().chain(tracks.iter().cloned()).collect();
-        let mut call = Command::script(self.script, all_keys);
+        let all_keys = shared.into_iter().chain(tracks.iter().cloned()).collect();
+        let mut call = Command::script(&self.write, all_keys).number(expiries.len());
         for expiry in expiries {
             call = call.number(expiry);
         }
         call = call
             .arg(keys.calls_field())
-            .arg(self.name.clone())
+            .arg(attempt.name.clone())
             .number(newest.as_ms())
-            .number(u8::from(self.is_repeated));
+            .number(u8::from(attempt.is_repeated));
         for ((folded, track), chunk) in drivers.iter().zip(tracks).zip(chunks) {
             let fix = folded.newest();
+            call = call.arg(folded.driver.to_string());
+            call = match keys.layout().cell(fix.position) {
+                None => call.number(score(fix)),
+                Some(place) => call.number(place),
+            };
             call = call
-                .arg(folded.driver.to_string())
-                .number(score(fix))
-                .arg(packed::pack(shard.hour(), fix))
+                .arg(packed::pack(bucket.hour(), fix))
                 .arg(chunk.clone())
-                .number(keys.expires_at_s(shard, &track));
+                .number(keys.expires_at_s(bucket, &track));
         }
         call
     }
 }
 
+/// The shards that a batch writes to, as far as their hours are still kept, each with its drivers in the order of ids.
+fn fold(layout: Layout, batch: Batch<'_>) -> Vec<(Shard, Vec<Folded<'_>>)> {
+    let kept = batch.points.iter().filter(|point| point.fix.ts.hour().end() >= batch.forget_before);
+    let mut points: Vec<(Shard, &Point)> =
+        kept.map(|point| (layout.bucket(point.fix.ts.hour(), &point.driver), point)).collect();
+    points.sort_unstable_by(|(at, a), (bt, b)| {
+        at.cmp(bt).then_with(|| a.driver.cmp(&b.driver)).then_with(|| a.fix.cmp(&b.fix))
+    });
+    let by_shard = points.chunk_by(|a, b| a.0 == b.0);
+    by_shard
+        .map(|points| {
+            let by_driver = points.chunk_by(|a, b| a.1.driver == b.1.driver);
+            (points[0].0, by_driver.map(fold_driver).collect())
+        })
+        .collect()
+}
+
+/// The sorted points of one driver: of those at the same millisecond the greatest, which comes last.
+fn fold_driver<'a>(points: &[(Shard, &'a Point)]) -> Folded<'a> {
+    let by_ms = points.chunk_by(|a, b| a.1.fix.ts == b.1.fix.ts);
+    let fixes = by_ms.map(|same| same[same.len() - 1].1.fix.clone()).collect();
+    Folded { driver: &points[0].1.driver, fixes }
+}
+
 /// What GEOADD would set.
-fn score(fix: &Fix) -> u64 {
+pub(super) fn score(fix: &Fix) -> u64 {
     QuadCell::containing(fix.position, QuadCell::MAX_LEVEL).scores().start
 }

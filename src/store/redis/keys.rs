@@ -1,48 +1,19 @@
 //! What the keys are called, and when each expires. This file alone knows.
 //!
-//! All keys of a shard of an hour share one hash tag, so a script may touch them together in a cluster. Names are
+//! All keys of a shard share one hash tag, so a script may touch them together in a cluster. Names are
 //! written up in `docs/redis-keys.md`; a change of what a key holds is a change of its name.
 //!
 //! Never here: a command, or what a key holds.
 
-use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::model::{DriverId, Hour, Timestamp};
+use super::shard::{Layout, Part, Shard};
+use crate::model::DriverId;
 
 /// How far apart the keys of one hour expire: 10 minutes keep a million small keys from expiring in one burst.
 const JITTER_S: u32 = 600;
-
-/// A part of an hour that lives in one slot of a cluster: today always the whole hour. Shown as it stands in the
-/// hash tag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Shard {
-    hour: Hour,
-}
-
-impl Shard {
-    /// The shard that holds all of `hour`.
-    pub(super) const fn whole(hour: Hour) -> Self {
-        Self { hour }
-    }
-
-    /// The shards of `since`'s hour to `until`'s, newest first.
-    pub(super) fn newest_first(since: Timestamp, until: Timestamp) -> impl DoubleEndedIterator<Item = Self> {
-        since.hour().newest_first(until.hour()).map(Self::whole)
-    }
-
-    /// Its hour.
-    pub(super) const fn hour(self) -> Hour {
-        self.hour
-    }
-
-    /// Reads it as it is shown.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        Hour::parse(text).ok().map(Self::whole)
-    }
-}
 
 /// How the size of a key is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,12 +26,8 @@ pub(super) enum Counted {
     SortedSet,
     /// By its fields.
     Hash,
-}
-
-impl fmt::Display for Shard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.hour.fmt(f)
-    }
+    /// By its elements.
+    List,
 }
 
 /// The names under one prefix, as seen by one instance.
@@ -68,15 +35,15 @@ impl fmt::Display for Shard {
 pub(super) struct Keys {
     prefix: String,
     instance: String,
-    layout: String,
+    layout: Layout,
     retention_s: i64,
 }
 
 impl Keys {
     /// `prefix` has no braces, which would take the place of the hash tag; `instance` is this journal's id.
-    pub(super) fn new(prefix: String, instance: String, retention: Duration) -> Self {
+    pub(super) fn new(prefix: String, instance: String, layout: Layout, retention: Duration) -> Self {
         let whole_s = retention.as_secs() + u64::from(retention.subsec_nanos() > 0);
-        Self { prefix, instance, layout: "none".into(), retention_s: whole_s.min(u64::from(u32::MAX)) as i64 }
+        Self { prefix, instance, layout, retention_s: whole_s.min(u64::from(u32::MAX)) as i64 }
     }
 
     /// How long before now a fix may lie that counts, in milliseconds.
@@ -124,21 +91,61 @@ impl Keys {
         format!("{}:calls", self.instance).into()
     }
 
-    /// What the names of shards depend on.
-    pub(super) fn layout(&self) -> &str {
-        &self.layout
+    /// How hours are divided.
+    pub(super) const fn layout(&self) -> Layout {
+        self.layout
     }
 
     /// What is there as long as the shard is whole, beside the marks: all that is counted has the same size.
     pub(super) fn counted(&self, shard: Shard) -> Vec<(Bytes, Counted)> {
-        vec![
-            (self.fixes(shard), Counted::Exists),
-            (self.last(shard), Counted::Exists),
-            (self.fixes(shard), Counted::Hash),
-            (self.roster(shard), Counted::SortedSet),
-            (self.positions(shard), Counted::SortedSet),
-            (self.drivers(shard), Counted::Set),
-        ]
+        use Counted::{Exists, Hash, List, Set, SortedSet};
+        let mut bucket = vec![
+            (self.fixes(shard), Exists),
+            (self.last(shard), Exists),
+            (self.fixes(shard), Hash),
+            (self.roster(shard), SortedSet),
+        ];
+        let place = [(self.positions(shard), SortedSet), (self.drivers(shard), Set)];
+        match (shard.part(), self.layout) {
+            (Part::Whole, Layout::Whole) => bucket.extend(place),
+            (Part::Whole, Layout::Sharded(_)) => {
+                return vec![(self.cells(shard), Exists), (self.cells(shard), Set), (self.atlas(shard), List)];
+            }
+            (Part::Bucket(_), _) => bucket.push((self.at(shard), Hash)),
+            (Part::Place(_), _) => return std::iter::once((self.seen(shard), Exists)).chain(place).collect(),
+        }
+        bucket
+    }
+
+    /// Every key of a shard, but for the tracks.
+    pub(super) fn all(&self, shard: Shard) -> Vec<Bytes> {
+        let counted = self.counted(shard).into_iter();
+        let named = counted.filter(|(_, how)| *how != Counted::Exists).map(|(key, _)| key);
+        let rest = match shard.part() {
+            Part::Place(_) => vec![self.seen(shard), self.marks(shard)],
+            _ => vec![self.last(shard), self.marks(shard)],
+        };
+        named.chain(rest).collect()
+    }
+
+    /// Set: the cells of an hour.
+    pub(super) fn cells(&self, shard: Shard) -> Bytes {
+        self.key(shard, "cells")
+    }
+
+    /// List: the same cells, in the order in which they became known.
+    pub(super) fn atlas(&self, shard: Shard) -> Bytes {
+        self.key(shard, "atlas")
+    }
+
+    /// Hash: the cell that each driver is in, then those it has yet to leave.
+    pub(super) fn at(&self, shard: Shard) -> Bytes {
+        self.key(shard, "at")
+    }
+
+    /// Hash: of each driver the newest fix known in a cell: of its being there, or of its being elsewhere.
+    pub(super) fn seen(&self, shard: Shard) -> Bytes {
+        self.key(shard, "seen")
     }
 
     /// String: the fixes of a driver, in chunks.
@@ -150,7 +157,7 @@ impl Keys {
     /// depends on the key alone, so that every instance and every repetition sets the same.
     pub(super) fn expires_at_s(&self, shard: Shard, key: &[u8]) -> i64 {
         let jitter_s = crc32c::crc32c(key) % (JITTER_S + 1);
-        shard.hour.end().as_ms() / 1_000 + self.retention_s + i64::from(jitter_s)
+        shard.hour().end().as_ms() / 1_000 + self.retention_s + i64::from(jitter_s)
     }
 
     fn key(&self, shard: Shard, name: &str) -> Bytes {

@@ -15,9 +15,10 @@ use std::fmt;
 use parking_lot::Mutex;
 
 use super::Index;
-use super::keys::{Counted, Shard};
+use super::keys::Counted;
 use super::link::{Command, Reply};
 use super::newest::corrupt;
+use super::shard::{Layout, Shard};
 use crate::model::{Offset, Timestamp};
 use crate::store::StoreError;
 
@@ -41,31 +42,32 @@ const ABOUT_TO_GO_MS: i64 = 600_000;
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     expected: Mutex<BTreeMap<Shard, Offset>>,
+    /// From where on the journal must come again, until the caller has been told.
+    again: Mutex<Option<Offset>>,
     /// Where the turn of the older shards stands.
     turn: Mutex<Option<Shard>>,
-    /// What was found missing and not told yet, for an audit may end early.
-    untold: Mutex<Option<Offset>>,
 }
 
 impl Marks {
     /// Reads what [`Marks::line`] wrote; false if it is of another layout, or no such thing.
-    pub(super) fn read(&self, layout: &str, line: &str) -> bool {
+    pub(super) fn read(&self, layout: Layout, line: &str) -> bool {
         let entry = |entry: &str| {
             let (shard, offset) = entry.split_once('=')?;
             Some((Shard::parse(shard)?, Offset::new(offset.parse().ok()?)))
         };
         let entries = match line.split_once(';') {
-            Some((of, entries)) if of == layout => entries.split(',').map(entry).collect(),
+            Some((of, entries)) if of == layout.to_string() => entries.split(',').map(entry).collect(),
             None if line.is_empty() => Some(BTreeMap::new()),
             _ => None,
         };
         let is_read = entries.is_some();
         *self.expected.lock() = entries.unwrap_or_default();
+        *self.again.lock() = None;
         is_read
     }
 
     /// All of them in one line without blanks; empty if there are none.
-    pub(super) fn line(&self, layout: &str) -> String {
+    pub(super) fn line(&self, layout: Layout) -> String {
         use fmt::Write as _;
         let mut line = String::new();
         for (shard, offset) in &*self.expected.lock() {
@@ -90,11 +92,16 @@ impl Marks {
         *mark = to.max(*mark);
     }
 
+    /// From where on what was put in is gone, as far as nobody was told.
+    pub(super) fn untold(&self) -> Option<Offset> {
+        *self.again.lock()
+    }
+
     /// Takes what Redis holds for what it should hold, and notes what is missing.
     fn lost(&self, shard: Shard, held: Option<Offset>) {
         let from = held.unwrap_or(Offset::START);
-        let mut untold = self.untold.lock();
-        *untold = Some(untold.map_or(from, |untold| untold.min(from)));
+        let mut again = self.again.lock();
+        *again = Some(again.map_or(from, |again| again.min(from)));
         let mut expected = self.expected.lock();
         match held {
             Some(held) => expected.insert(shard, held),
@@ -154,6 +161,7 @@ impl Index {
             }
         }
         let Some(newest) = lost.into_iter().map(|shard| shard.hour().end()).max() else { return Ok(()) };
+        self.atlas.forget();
         let gone_by = self.gone_by().await?;
         self.marks.forget_before(gone_by);
         // What comes so late that it expires as it is written is not lost.
@@ -166,11 +174,12 @@ impl Index {
     /// Whether Redis holds all that `line` says, as far as it was not to go by now. If not, from where on the journal
     /// must come again.
     pub(super) async fn open(&self, line: &str) -> Result<Option<Offset>, StoreError> {
+        self.atlas.forget();
         if !self.marks.read(self.keys.layout(), line) {
             return Ok(Some(Offset::START));
         }
         self.compare(self.marks.all()).await?;
-        Ok(self.marks.untold.lock().take())
+        Ok(self.marks.again.lock().take())
     }
 
     /// Whether the newest marks are still there: what a server that came back empty, was flushed, or took over with a
@@ -191,12 +200,13 @@ impl Index {
     /// The same of what was written since, a part each time; of everything as soon as anything is found missing.
     pub(super) async fn audit(&self) -> Result<Option<Offset>, StoreError> {
         self.compare(self.marks.in_turn()).await?;
-        if self.marks.untold.lock().is_some() {
+        if self.marks.untold().is_some() {
             self.compare(self.marks.all()).await?;
         }
-        Ok(self.marks.untold.lock().take())
+        Ok(self.marks.again.lock().take())
     }
 
+    /// Notes what is lost. It is told when all was compared; a call that is broken off leaves it for the next.
     async fn compare(&self, expected: Vec<(Shard, Offset)>) -> Result<(), StoreError> {
         if expected.is_empty() {
             return Ok(());
@@ -213,6 +223,7 @@ impl Index {
                 // Whoever forgot it in the meantime has dropped it first.
                 if held < Some(*expected) && self.marks.of(*shard).is_some() {
                     self.marks.lost(*shard, held);
+                    self.atlas.forget();
                 }
             }
         }
@@ -232,6 +243,7 @@ impl Index {
             Counted::Set => "SCARD",
             Counted::SortedSet => "ZCARD",
             Counted::Hash => "HLEN",
+            Counted::List => "LLEN",
         });
         let call = Command::script(&self.audit, keys.collect()).arg(self.keys.instance());
         ways.fold(call, Command::arg)
@@ -249,22 +261,26 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Hour;
+    use crate::model::{Hour, Resolution};
+
+    const WHOLE: Layout = Layout::Whole;
 
     #[test]
     fn a_line_comes_back_and_another_layout_is_not_read() {
         let marks = Marks::default();
-        assert_eq!(marks.line("none"), "");
-        assert!(marks.read("none", ""));
+        assert_eq!(marks.line(WHOLE), "");
+        assert!(marks.read(WHOLE, ""));
         for (hour, offset) in [(495_000, 7), (495_001, u64::MAX), (495_000, 5)] {
             marks.moved(Shard::whole(Hour::from_number(hour)), Offset::new(offset));
         }
-        let line = marks.line("none");
+        let line = marks.line(WHOLE);
         let again = Marks::default();
-        assert!(again.read("none", &line));
-        assert_eq!((again.line("none"), again.all().len()), (line.clone(), 2));
+        assert!(again.read(WHOLE, &line));
+        assert_eq!((again.line(WHOLE), again.all().len()), (line.clone(), 2));
+        let sharded = Layout::Sharded(Resolution::new(7).expect("there is one"));
+        assert!(!again.read(sharded, &line));
         for wrong in [line.replace("none", "7"), line.replace('=', ":"), "none".into(), "none;x=1".into()] {
-            assert!(!again.read("none", &wrong), "{wrong}");
+            assert!(!again.read(WHOLE, &wrong), "{wrong}");
             assert_eq!(again.all(), []);
         }
     }

@@ -4,8 +4,10 @@
 //! packed fixes, so the newest wins wherever it came from. Every key has its expiry from the moment it exists. Every
 //! command is small; a call of the service is many of them, in pipelines.
 //!
-//! - `link` is the way to all servers, and alone knows the client library; `keys` alone knows names and expiries.
-//! - `apply` and `write.lua` write; `newest`, `nearby` with `crowd.lua`, `listing`, `track` read; `forget` removes.
+//! - `link` is the way to all servers, and alone knows the client library; `keys` alone knows names and expiries;
+//!   `shard` is how an hour is divided, `atlas` which cells it has.
+//! - `apply` with `write.lua` writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua`,
+//!   `listing`, `track` read; `forget` removes.
 //! - `marks` with `mark.lua` and `audit.lua` knows what should be there, and notices when it is not.
 //!
 //! Never here: KEYS, SCAN, SMEMBERS, GEORADIUS, GEOSEARCH, DEL, FLUSH, or anything about the journal.
@@ -16,14 +18,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use self::atlas::Atlas;
 use self::forget::Forgotten;
-use self::keys::{Keys, Shard};
+use self::keys::Keys;
 use self::link::{Command, Link, NOT_ALLOWED, Script};
 use self::marks::Marks;
+use self::shard::{Layout, Shard};
 use super::{Batch, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
-use crate::model::{DriverId, Fix, Hour, MAX_AHEAD_MS, Offset, Timestamp};
+use crate::model::{DriverId, Fix, Hour, MAX_AHEAD_MS, Offset, Resolution, Timestamp};
 
 mod apply;
+mod atlas;
 mod forget;
 mod keys;
 mod link;
@@ -32,6 +37,8 @@ mod marks;
 mod nearby;
 mod newest;
 mod packed;
+mod place;
+mod shard;
 mod track;
 
 /// How long a start waits for Redis: a connection within reach takes milliseconds.
@@ -48,6 +55,8 @@ pub struct Options {
     pub prefix: String,
     /// The id of this instance's journal, 16 hex digits: whose marks these are.
     pub instance: String,
+    /// The size of the cells that hours are spread by; `None`: an hour is not spread.
+    pub shard_resolution: Option<Resolution>,
     /// How long an hour is kept after its end.
     pub retention: Duration,
     /// Within which each call ends.
@@ -76,7 +85,11 @@ pub struct RedisStore {
 struct Index {
     link: Link,
     keys: Keys,
-    script: Script,
+    atlas: Atlas,
+    write: Script,
+    place: Script,
+    left: Script,
+    cells: Script,
     crowd: Script,
     mark: Script,
     audit: Script,
@@ -84,10 +97,16 @@ struct Index {
 }
 
 impl Index {
-    /// The shards where a fix in the window may be, newest first: those within the retention.
-    fn shards(&self, window: Window) -> Vec<Shard> {
+    /// The hours where a fix in the window may be, newest first: those within the retention.
+    fn hours(&self, window: Window) -> Vec<Hour> {
         let oldest = window.until.plus_ms(-MAX_AHEAD_MS - self.keys.retention_ms());
-        Shard::newest_first(window.since.max(oldest), window.until).collect()
+        window.since.max(oldest).hour().newest_first(window.until.hour()).collect()
+    }
+
+    /// The shards with what belongs to the drivers of an hour.
+    fn buckets(&self, hour: Hour) -> impl Iterator<Item = Shard> {
+        let layout = self.keys.layout();
+        (0..layout.buckets()).map(move |number| layout.bucket_number(hour, number))
     }
 }
 
@@ -95,14 +114,19 @@ impl RedisStore {
     /// A store that works as soon as Redis is there, which need not be now: it waits for a moment, so that who comes
     /// first finds a connection where there can be one. Refuses a URL or a prefix that cannot be right.
     pub async fn connect(options: Options) -> Result<Self, StoreError> {
-        let Options { url, ca, prefix, instance, retention, deadline } = options;
+        let Options { url, ca, prefix, instance, shard_resolution, retention, deadline } = options;
         if prefix.is_empty() || prefix.contains(['{', '}']) {
             return Err(StoreError::Refused("the prefix of keys is empty or has braces".into()));
         }
+        let layout = shard_resolution.map_or(Layout::Whole, Layout::Sharded);
         let index = Index {
             link: Link::open(&url, ca.as_deref(), deadline)?,
-            keys: Keys::new(prefix, instance, retention),
-            script: Script::new(apply::SCRIPT),
+            keys: Keys::new(prefix, instance, layout, retention),
+            atlas: Atlas::default(),
+            write: Script::new(apply::WRITE),
+            place: Script::new(place::PLACE),
+            left: Script::new(place::LEFT),
+            cells: Script::new(atlas::CELLS),
             crowd: Script::new(nearby::CROWD),
             mark: Script::new(marks::MARK),
             audit: Script::new(marks::AUDIT),
@@ -182,7 +206,8 @@ impl Store for RedisStore {
     }
 
     fn durable(&self) -> Offset {
-        Offset::new(self.applied.load(Ordering::Relaxed))
+        let applied = Offset::new(self.applied.load(Ordering::Relaxed));
+        self.index.marks.untold().map_or(applied, |lost| lost.min(applied))
     }
 
     async fn flush(&self) -> Result<(), StoreError> {
@@ -230,7 +255,7 @@ impl Store for RedisStore {
         after: Option<&DriverId>,
         limit: usize,
     ) -> Result<Page<DriverId>, StoreError> {
-        self.within(self.index.drivers(&[Shard::whole(hour)], after, limit)).await
+        self.within(self.index.drivers(&[hour], after, limit)).await
     }
 
     async fn hour_positions(
@@ -239,7 +264,7 @@ impl Store for RedisStore {
         after: Option<&DriverId>,
         limit: usize,
     ) -> Result<Page<Located>, StoreError> {
-        self.within(self.index.located(&[Shard::whole(hour)], after, limit)).await
+        self.within(self.index.located(&[hour], after, limit)).await
     }
 
     async fn last_report(&self, window: Window) -> Result<Option<Timestamp>, StoreError> {

@@ -1,6 +1,6 @@
 //! Who is near: the nearest-first walk over the quadtree, answered by counts and small reads of score ranges.
 //!
-//! A driver is in the positions of every hour it reported in. Whoever turns up in any of them is looked up in the
+//! A driver is in the positions of every hour it reported in; while it crosses a border, of two cells. Whoever turns up in any of them is looked up in the
 //! newer hours too, and offered once, at its newest fix, wherever that is: so a driver who crosses into a new hour
 //! while the walk is on the way is neither lost nor doubled. Exact positions come from the packed fixes; the scores
 //! only say where to look.
@@ -10,9 +10,9 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::Index;
-use super::keys::Shard;
 use super::link::{Command, Reply};
 use super::newest::{driver, id};
+use super::shard::Shard;
 use crate::model::{DriverId, Fix, NearestWalk, Probe, QuadCell};
 use crate::store::{Located, Near, NearbyQuery, StoreError, When};
 
@@ -20,8 +20,8 @@ use crate::store::{Located, Near, NearbyQuery, StoreError, When};
 const LEAF: u64 = 50;
 /// Drivers in one read. Of cells that are read, only one of the finest level can hold more.
 const DRIVERS_PER_READ: usize = 250;
-/// Cells asked in one pipeline: a few of each hour, within bounds.
-const CELLS_PER_HOUR: usize = 4;
+/// Cells asked in one pipeline: a few of each shard, within bounds.
+const CELLS_PER_SHARD: usize = 4;
 const MAX_CELLS: usize = 32;
 
 /// The text of the script that reads on in a cell of the finest level.
@@ -30,17 +30,26 @@ pub(super) const CROWD: &str = concat!(include_str!("bytes.lua"), include_str!("
 impl Index {
     /// The nearest first; and whether there were more.
     pub(super) async fn nearby(&self, query: &NearbyQuery) -> Result<(Vec<Near>, bool), StoreError> {
-        let shards: Vec<Shard> = match query.when {
-            When::Within(window) => self.shards(window),
-            When::During(hour) => vec![Shard::whole(hour)],
+        let hours = match query.when {
+            When::Within(window) => self.hours(window),
+            When::During(hour) => vec![hour],
         };
+        let around = self.around(&hours, query.centre, query.radius_m).await?;
+        let mut probes = Vec::new();
+        let mut shards = Vec::with_capacity(around.len());
+        let mut hour_of = Vec::with_capacity(around.len());
+        for (source, (shard, hour, cells)) in around.into_iter().enumerate() {
+            shards.push(shard);
+            hour_of.push(hour);
+            probes.extend(cells.into_iter().map(|cell| Probe { source, cell }));
+        }
         let counts = |fix: &Fix| match query.when {
             When::Within(window) => fix.ts >= window.since,
             When::During(_) => true,
         };
-        let width = (CELLS_PER_HOUR * shards.len()).clamp(2 * CELLS_PER_HOUR, MAX_CELLS);
+        let width = (CELLS_PER_SHARD * shards.len()).clamp(2 * CELLS_PER_SHARD, MAX_CELLS);
         let mut walk: NearestWalk<(DriverId, Fix)> =
-            NearestWalk::new(query.centre, query.radius_m, query.limit, shards.len(), LEAF, width);
+            NearestWalk::from_probes(query.centre, query.radius_m, query.limit, probes, LEAF, width);
         let mut met: HashSet<DriverId> = HashSet::new();
         while let Some(step) = walk.next_step() {
             let count = step.count.iter().map(|probe| self.count(&shards, *probe));
@@ -64,13 +73,13 @@ impl Index {
                 }
                 for driver in members {
                     let oldest = found.entry(driver).or_default();
-                    *oldest = probe.source.max(*oldest);
+                    *oldest = hour_of[probe.source].max(*oldest);
                 }
             }
             found.retain(|driver, _| met.insert(driver.clone()));
             let newer = found.values().max().map_or(0, |oldest| oldest + 1);
             let drivers: Vec<DriverId> = found.into_keys().collect();
-            let newest = self.newest_of(&shards[..newer], &drivers).await?;
+            let newest = self.newest_of(&hours[..newer], &drivers).await?;
             for (driver, fix) in drivers.into_iter().zip(newest) {
                 if let Some(fix) = fix.filter(|fix| counts(fix) && fix.tags.contains_all(&query.tags)) {
                     walk.offer(fix.position, (driver, fix));

@@ -4,12 +4,14 @@
 //!
 //! Never here: who is asked about (listings and searches say).
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
-use super::keys::Shard;
 use super::link::{Command, Reply};
+use super::shard::Shard;
 use super::{Index, packed};
-use crate::model::{DriverId, Fix, Timestamp};
+use crate::model::{DriverId, Fix, Hour, Timestamp};
 use crate::store::{StoreError, Window};
 
 /// Hours asked at once: a trailing hour and what phones may be ahead lie in three at most.
@@ -18,22 +20,24 @@ const HOURS_AT_ONCE: usize = 3;
 const DRIVERS_PER_COMMAND: usize = 100;
 
 impl Index {
-    /// The newest fix of each of `drivers` in `shards`, which are ordered newest first.
+    /// The newest fix of each of `drivers` in `hours`, which are ordered newest first.
     pub(super) async fn newest_of(
         &self,
-        shards: &[Shard],
+        hours: &[Hour],
         drivers: &[DriverId],
     ) -> Result<Vec<Option<Fix>>, StoreError> {
         let mut newest: Vec<Option<Fix>> = vec![None; drivers.len()];
-        for shards in shards.chunks(HOURS_AT_ONCE) {
-            let open: Vec<usize> = (0..drivers.len()).filter(|at| newest[*at].is_none()).collect();
+        for hours in hours.chunks(HOURS_AT_ONCE) {
+            let mut open: BTreeMap<Shard, Vec<usize>> = BTreeMap::new();
+            for at in (0..drivers.len()).filter(|at| newest[*at].is_none()) {
+                open.entry(self.keys.layout().bucket(hours[0], &drivers[at])).or_default().push(at);
+            }
             if open.is_empty() {
                 break;
             }
-            let questions: Vec<(Shard, &[usize])> = shards
-                .iter()
-                .flat_map(|shard| open.chunks(DRIVERS_PER_COMMAND).map(|asked| (*shard, asked)))
-                .collect();
+            let slices = || open.iter().flat_map(|(shard, at)| at.chunks(DRIVERS_PER_COMMAND).map(|at| (*shard, at)));
+            let questions: Vec<(Shard, &[usize])> =
+                hours.iter().flat_map(|hour| slices().map(|(shard, asked)| (shard.in_hour(*hour), asked))).collect();
             let commands = questions.iter().map(|(shard, asked)| {
                 let ids = asked.iter().map(|at| id(&drivers[*at]));
                 Command::on("HMGET", self.keys.fixes(*shard)).args(ids)
@@ -57,21 +61,29 @@ impl Index {
 
     /// The newest fix of one driver, if it lies in the window.
     pub(super) async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {
-        let shards = self.shards(window);
-        let fix = self.newest_of(&shards, std::slice::from_ref(driver)).await?.pop().flatten();
+        let hours = self.hours(window);
+        let fix = self.newest_of(&hours, std::slice::from_ref(driver)).await?.pop().flatten();
         Ok(fix.filter(|fix| fix.ts >= window.since))
     }
 
     /// The `ts` of the newest fix of the fleet, if it lies in the window.
     pub(super) async fn last_report(&self, window: Window) -> Result<Option<Timestamp>, StoreError> {
-        let shards = self.shards(window);
-        for shards in shards.chunks(HOURS_AT_ONCE) {
-            let commands = shards.iter().map(|shard| Command::on("GET", self.keys.last(*shard)));
+        for hours in self.hours(window).chunks(HOURS_AT_ONCE) {
+            let shards = hours.iter().flat_map(|hour| self.buckets(*hour));
+            let commands = shards.map(|shard| Command::on("GET", self.keys.last(shard)));
+            let (mut newest, mut away) = (None, None);
             for reply in self.link.each(commands.collect()).await {
-                if let Some(ms) = reply?.decimal()? {
-                    let ts = Timestamp::from_ms(ms);
-                    return Ok((ts >= window.since).then_some(ts));
+                match reply {
+                    Ok(reply) => newest = newest.max(reply.decimal()?),
+                    Err(error) => away = Some(error),
                 }
+            }
+            if let Some(ms) = newest {
+                let ts = Timestamp::from_ms(ms);
+                return Ok((ts >= window.since).then_some(ts));
+            }
+            if let Some(error) = away {
+                return Err(error);
             }
         }
         Ok(None)

@@ -7,9 +7,9 @@
 //! Never here: what a chunk looks like (`track_codec`).
 
 use super::Index;
-use super::keys::Shard;
 use super::link::Command;
 use super::newest::corrupt;
+use super::shard::Shard;
 use crate::model::{DriverId, Fix, MAX_AHEAD_MS, Timestamp};
 use crate::store::{StoreError, track_codec};
 
@@ -32,13 +32,13 @@ impl Index {
             return Ok(fixes);
         }
         let (oldest, newest) = self.kept(from, to.plus_ms(-1)).await?;
-        let mut shards = Shard::newest_first(oldest, newest).rev();
+        let mut hours = oldest.hour().newest_first(newest.hour()).rev();
         while fixes.len() < limit {
-            let asked: Vec<Shard> = shards.by_ref().take(HOURS_AT_ONCE).collect();
-            if asked.is_empty() {
+            let shards = hours.by_ref().take(HOURS_AT_ONCE).map(|hour| self.keys.layout().bucket(hour, driver));
+            let tracks: Vec<(Shard, &DriverId)> = shards.map(|shard| (shard, driver)).collect();
+            if tracks.is_empty() {
                 break;
             }
-            let tracks: Vec<(Shard, &DriverId)> = asked.into_iter().map(|shard| (shard, driver)).collect();
             for ((shard, _), chunks) in tracks.iter().zip(self.tracks(&tracks).await?) {
                 fixes.extend(hour(*shard, &chunks)?.into_iter().filter(|fix| (from..to).contains(&fix.ts)));
             }

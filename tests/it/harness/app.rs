@@ -74,6 +74,7 @@ async fn start(data_dir: PathBuf, store: &str, now_ms: &Arc<AtomicI64>) -> App {
             retention: RETENTION,
             redis_prefix: "geotrail".into(),
             redis_ca: None,
+            shard_resolution: None,
         },
         warnings: Vec::new(),
     };

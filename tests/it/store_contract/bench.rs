@@ -7,7 +7,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use geotrail::model::{Accuracy, DriverId, Fix, Heading, Hour, Offset, Point, Position, Speed, Tag, Tags, Timestamp};
+use geotrail::model::{
+    Accuracy, DriverId, Fix, Heading, Hour, Offset, Point, Position, Resolution, Speed, Tag, Tags, Timestamp,
+};
 use geotrail::store::{Batch, NearbyQuery, Page, Store, When, Window};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -69,13 +71,33 @@ pub(super) fn redis() -> Pin<Box<dyn Future<Output = Bench>>> {
     })
 }
 
+/// Spread over buckets and cells of some 8 km and 1.2 km.
+pub(super) fn redis_by_5() -> Pin<Box<dyn Future<Output = Bench>>> {
+    Box::pin(sharded(5))
+}
+
+pub(super) fn redis_by_7() -> Pin<Box<dyn Future<Output = Bench>>> {
+    Box::pin(sharded(7))
+}
+
+async fn sharded(resolution: u8) -> Bench {
+    let server = RedisServer::start();
+    let store = open_redis_by(&server, ONE, Some(resolution)).await;
+    Bench::new(store, server)
+}
+
 pub(super) async fn open_redis(server: &RedisServer, instance: &str) -> Arc<dyn Store> {
+    open_redis_by(server, instance, None).await
+}
+
+async fn open_redis_by(server: &RedisServer, instance: &str, shards: Option<u8>) -> Arc<dyn Store> {
     use geotrail::store::redis::{Options, RedisStore};
     let options = Options {
         url: server.url(),
         ca: None,
         prefix: "geotrail".into(),
         instance: instance.into(),
+        shard_resolution: shards.map(|shards| Resolution::new(shards).expect("there is one")),
         retention: KEEP,
         deadline: Duration::from_secs(5),
     };

@@ -1,0 +1,172 @@
+//! Which cells an hour has. They only become more, in an order that Redis keeps, so an instance that knows the first
+//! so many asks for the rest alone; together with the last that it knows, to see that it is still the same list.
+//!
+//! Of an hour that is not sharded there are none: the whole hour is the one place to look.
+//!
+//! Never here: what lies in a cell.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::Index;
+use super::link::{Command, Reply};
+use super::newest::corrupt;
+use super::shard::{Layout, Shard};
+use crate::model::{Cell, Disc, Hour, Position, QuadCell, Timestamp};
+use crate::store::StoreError;
+
+/// The text of the script that makes cells known.
+pub(super) const CELLS: &str = concat!(include_str!("count.lua"), include_str!("cells.lua"));
+
+/// Cells in one reply, and in one call of the script.
+const CELLS_PER_COMMAND: usize = 250;
+const CELLS_PER_CALL: usize = 50;
+
+/// What is known of the hours.
+#[derive(Debug, Default)]
+pub(super) struct Atlas {
+    hours: Mutex<BTreeMap<Hour, Vec<(Cell, Disc)>>>,
+    /// What this instance has seen to being known to all.
+    told: Mutex<HashSet<(Hour, Cell)>>,
+}
+
+impl Atlas {
+    /// Drops the hours that ended before `cutoff`.
+    pub(super) fn forget_before(&self, cutoff: Timestamp) {
+        self.hours.lock().retain(|hour, _| hour.end() >= cutoff);
+        self.told.lock().retain(|(hour, _)| hour.end() >= cutoff);
+    }
+
+    /// Something in Redis is gone: whatever was told there must be told again.
+    pub(super) fn forget(&self) {
+        self.hours.lock().clear();
+        self.told.lock().clear();
+    }
+
+    fn known(&self, hour: Hour) -> (usize, Option<Cell>) {
+        let hours = self.hours.lock();
+        let known = hours.get(&hour);
+        (known.map_or(0, Vec::len), known.and_then(|known| known.last()).map(|(cell, _)| *cell))
+    }
+}
+
+impl Index {
+    /// The shards of the cells of an hour.
+    pub(super) async fn places(&self, hour: Hour) -> Result<Vec<Shard>, StoreError> {
+        if self.keys.layout() == Layout::Whole {
+            return Ok(Vec::new());
+        }
+        self.refresh(&[hour]).await?;
+        let known = self.atlas.hours.lock();
+        Ok(known.get(&hour).into_iter().flatten().map(|(cell, _)| Shard::place(hour, *cell)).collect())
+    }
+
+    /// Where to look for who is in a circle: shards, each with the number of its hour in `hours` and a few cells of the
+    /// quadtree that hold all it has in the circle.
+    pub(super) async fn around(
+        &self,
+        hours: &[Hour],
+        centre: Position,
+        radius_m: f64,
+    ) -> Result<Vec<(Shard, usize, Vec<QuadCell>)>, StoreError> {
+        if self.keys.layout() == Layout::Whole {
+            let cover = QuadCell::covering(centre, radius_m);
+            return Ok(hours.iter().enumerate().map(|(at, hour)| (Shard::whole(*hour), at, cover.clone())).collect());
+        }
+        self.refresh(hours).await?;
+        let known = self.atlas.hours.lock();
+        let mut covers: BTreeMap<Cell, Vec<QuadCell>> = BTreeMap::new();
+        let mut found = Vec::new();
+        for (at, hour) in hours.iter().enumerate() {
+            let cells = known.get(hour).into_iter().flatten();
+            for (cell, disc) in cells.filter(|(_, disc)| disc.touches(centre, radius_m)) {
+                let cover = covers.entry(*cell).or_insert_with(|| disc.common_with(centre, radius_m));
+                found.push((Shard::place(*hour, *cell), at, cover.clone()));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Learns what cells the hours have by now.
+    async fn refresh(&self, hours: &[Hour]) -> Result<(), StoreError> {
+        let mut open: BTreeSet<Hour> = hours.iter().copied().collect();
+        while !open.is_empty() {
+            let asked: Vec<(Hour, usize, Option<Cell>)> = open
+                .iter()
+                .map(|hour| {
+                    let (count, last) = self.atlas.known(*hour);
+                    (*hour, count, last)
+                })
+                .collect();
+            let commands = asked.iter().map(|(hour, count, _)| {
+                let from = count.saturating_sub(1);
+                Command::on("LRANGE", self.keys.atlas(Shard::whole(*hour)))
+                    .number(from)
+                    .number(from + CELLS_PER_COMMAND - 1)
+            });
+            let replies = self.link.run(commands.collect()).await?;
+            for ((hour, count, last), reply) in asked.into_iter().zip(replies) {
+                let mut cells = Vec::new();
+                for reply in reply.list()? {
+                    cells.push(cell(reply)?);
+                }
+                let is_cut = cells.len() == CELLS_PER_COMMAND;
+                let mut hours = self.atlas.hours.lock();
+                let known = hours.entry(hour).or_default();
+                if last.is_some() && cells.first() != last.as_ref() {
+                    // Another list than the one that was read before: from its beginning.
+                    known.clear();
+                    if cells.is_empty() {
+                        open.remove(&hour);
+                    }
+                    continue;
+                }
+                // Whoever asked at the same time may have learnt some of it first.
+                for (at, cell) in (count.saturating_sub(1)..).zip(cells) {
+                    if at == known.len() {
+                        known.push((cell, cell.disc()));
+                    }
+                }
+                if !is_cut && known.len() >= count {
+                    open.remove(&hour);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes cells known to all, those that this instance has not told yet; their shards, one for each call.
+    pub(super) async fn tell(&self, attempt: &str, cells: &BTreeSet<(Hour, Cell)>) -> Result<Vec<Shard>, StoreError> {
+        let untold: Vec<(Hour, Cell)> = {
+            let told = self.atlas.told.lock();
+            cells.iter().filter(|cell| !told.contains(cell)).copied().collect()
+        };
+        let mut telling = Vec::new();
+        let mut shards = Vec::new();
+        for of_hour in untold.chunk_by(|a, b| a.0 == b.0) {
+            let shard = Shard::whole(of_hour[0].0);
+            for slice in of_hour.chunks(CELLS_PER_CALL) {
+                let keys = [self.keys.cells(shard), self.keys.atlas(shard), self.keys.marks(shard)];
+                let expiries = keys.each_ref().map(|key| self.keys.expires_at_s(shard, key));
+                let mut call = Command::script(&self.cells, keys.into());
+                for expiry in expiries {
+                    call = call.number(expiry);
+                }
+                let cells = slice.iter().map(|(_, cell)| Bytes::from(cell.to_string()));
+                telling.push(call.arg(self.keys.calls_field()).arg(attempt.to_owned()).args(cells));
+                shards.push(shard);
+            }
+        }
+        self.link.run_script(&self.cells, telling).await?;
+        self.atlas.told.lock().extend(untold);
+        Ok(shards)
+    }
+}
+
+fn cell(reply: Reply) -> Result<Cell, StoreError> {
+    let bytes = reply.bytes()?;
+    let text = bytes.as_deref().and_then(|bytes| std::str::from_utf8(bytes).ok());
+    text.and_then(Cell::parse).ok_or_else(|| corrupt("an element is no cell"))
+}
