@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use crate::applier::{Applier, Progress, Wholeness};
 use crate::clock::Clock;
 use crate::config::{ServeConfig, StoreChoice};
+use crate::erasure::Eraser;
 use crate::health::{Health, Report, StoreHealth, TRAILING_HOUR_MS};
 use crate::http::{self, Service};
 use crate::ingest::Ingest;
@@ -90,17 +91,24 @@ impl App {
         let health = Health::new(clock.clone(), journal.clone(), store.clone(), label.clone(), recovery.newest_ts);
         let queries = Queries::new(store.clone(), label, clock.clone(), config.retention);
         let ingest = Ingest::new(journal.clone(), progress.watch_applied());
+        let how_far = progress.watch_applied();
+        let eraser = Eraser::new(journal.clone(), store.clone(), how_far, clock.clone(), config.retention);
         at_scrape(&metrics, name, &progress, &health);
 
         let stop_applier = CancellationToken::new();
-        let applier = Applier::new(journal.clone(), store.clone(), progress.clone(), clock.clone(), config.retention);
+        let gate = Arc::new(eraser.gate());
+        let applier = Applier::new(journal.clone(), gate, progress.clone(), clock.clone(), config.retention);
         let applier = spawn_applier(applier, stop_applier.clone());
 
         let stop_jobs = CancellationToken::new();
-        let jobs = spawn_jobs(&stop_jobs, &journal, &store, &progress, &health, &queries, &metrics, &clock);
+        let mut jobs = spawn_jobs(&stop_jobs, &journal, &store, &progress, &health, &queries, &metrics, &clock);
+        jobs.extend(spawn_eraser(&eraser, &stop_jobs));
 
         let whole = async {
-            while progress.wholeness() != Wholeness::Whole || health.probe().await != StoreHealth::Up {
+            while progress.wholeness() != Wholeness::Whole
+                || eraser.is_unfinished()
+                || health.probe().await != StoreHealth::Up
+            {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
@@ -108,7 +116,7 @@ impl App {
         let _ = tokio::time::timeout(WHOLE_AT_START, whole).await;
 
         let stop_http = CancellationToken::new();
-        let router = http::router(Arc::new(Service { ingest, queries, health, metrics, clock }));
+        let router = http::router(Arc::new(Service { ingest, queries, eraser, health, metrics, clock }));
         let http = tokio::spawn(http::serve(listener, router, stop_http.clone(), DRAIN));
         Ok(Self { address, journal, stop_http, stop_jobs, stop_applier, http, applier, jobs })
     }
@@ -193,6 +201,15 @@ fn spawn_applier(applier: Applier, stop: CancellationToken) -> JoinHandle<()> {
             error!(%error, "the applier ended; points are still taken, answers are labelled");
         }
     })
+}
+
+fn spawn_eraser(eraser: &Eraser, stop: &CancellationToken) -> [JoinHandle<()>; 2] {
+    let (visiting, working) = (eraser.clone(), eraser.clone());
+    let (until, also_until) = (stop.clone(), stop.clone());
+    [
+        tokio::spawn(async move { until.run_until_cancelled(visiting.keep_visiting()).await.unwrap_or(()) }),
+        tokio::spawn(async move { also_until.run_until_cancelled(working.keep_working()).await.unwrap_or(()) }),
+    ]
 }
 
 #[expect(clippy::too_many_arguments, reason = "the composition root hands out everything there is")]

@@ -15,6 +15,7 @@ mod position;
 mod quad;
 mod tags;
 mod time;
+mod tombstone;
 
 pub use defect::Defect;
 pub use driver_id::DriverId;
@@ -26,3 +27,4 @@ pub use position::{EARTH_RADIUS_M, MAX_LAT, Position};
 pub use quad::QuadCell;
 pub use tags::{Tag, Tags};
 pub use time::{Hour, InvalidHour, InvalidTime, MAX_AHEAD_MS, Timestamp};
+pub use tombstone::Tombstone;

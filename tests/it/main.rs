@@ -7,6 +7,7 @@ mod crash;
 mod discretion;
 mod durability;
 mod embedded_store;
+mod erasure;
 mod fleet;
 mod harness;
 mod health;

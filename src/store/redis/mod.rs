@@ -5,7 +5,7 @@
 //! command is small; a call of the service is many of them, in pipelines.
 //!
 //! - `link` is the connection, and alone knows the client library; `keys` alone knows names and expiries.
-//! - `apply` and `write.lua` write; `newest`, `nearby` with `crowd.lua`, `listing`, `track` read; `forget` removes.
+//! - `apply` and `write.lua` write; `newest`, `nearby` with `crowd.lua`, `listing`, `track` read; `forget` and `erase` remove.
 //!
 //! Never here: KEYS, SCAN, SMEMBERS, GEORADIUS, GEOSEARCH, DEL, FLUSH, or anything about the journal.
 
@@ -14,13 +14,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use self::erase::ReadAll;
 use self::forget::Forgotten;
 use self::keys::{Keys, Shard};
 use self::link::{Command, Link, Script};
-use super::{Batch, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
+use super::{Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
 use crate::model::{DriverId, Fix, Hour, MAX_AHEAD_MS, Offset, Timestamp};
 
 mod apply;
+mod erase;
 mod forget;
 mod keys;
 mod link;
@@ -63,6 +65,7 @@ pub struct RedisStore {
     deadline: Duration,
     applied: AtomicU64,
     forgotten: Forgotten,
+    board_read: ReadAll,
 }
 
 /// What every part of the store works with.
@@ -72,6 +75,8 @@ struct Index {
     keys: Keys,
     script: Script,
     crowd: Script,
+    erase: Script,
+    visit: Script,
 }
 
 impl Index {
@@ -95,9 +100,17 @@ impl RedisStore {
             keys: Keys::new(prefix, instance, retention),
             script: Script::new(apply::SCRIPT),
             crowd: Script::new(nearby::CROWD),
+            erase: Script::new(erase::SCRIPT),
+            visit: Script::new(erase::BOARD),
         };
         index.link.settled(SETTLE).await;
-        Ok(Self { index, deadline, applied: AtomicU64::new(0), forgotten: Forgotten::default() })
+        Ok(Self {
+            index,
+            deadline,
+            applied: AtomicU64::new(0),
+            forgotten: Forgotten::default(),
+            board_read: ReadAll::default(),
+        })
     }
 
     /// Clients that no longer answered and were replaced.
@@ -138,6 +151,14 @@ impl Store for RedisStore {
 
     async fn forget_before(&self, cutoff: Timestamp) -> Result<(), StoreError> {
         self.within(self.index.forget_before(cutoff, &self.forgotten)).await
+    }
+
+    async fn erase(&self, driver: &DriverId) -> Result<(), StoreError> {
+        self.within(self.index.erase(driver)).await
+    }
+
+    async fn board(&self, lines: &[Line], keep: Duration) -> Result<Option<Board>, StoreError> {
+        self.within(self.index.board(lines, keep, &self.board_read)).await.map(Some)
     }
 
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {

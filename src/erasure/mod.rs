@@ -1,0 +1,393 @@
+//! Erasing a driver: out of this instance's journal and store, and out of the journals of all others on that store.
+//!
+//! 1. The erasure is noted in the journal's directory, fsynced. From then on nothing older passes: readers leave it out,
+//!    and whoever holds points read before has them struck at the [`Gate`] on the way into the store.
+//! 2. A tombstone goes on the board that instances share. Each that is there notes it, lets what is on its way arrive,
+//!    scrubs its own journal and says so. One that is away finds the tombstone before it may apply anything again: the
+//!    gate lets nobody pass who was not at the board just now.
+//! 3. The own journal is scrubbed.
+//! 4. When all who are there have said so, nothing older can reach the store any more, and it erases, once.
+//! 5. What came in since the erasure was noted is put back from the journals, for it is new.
+//!
+//! Every step may be repeated, and a crash between two leads to repetition: what the note calls unfinished is taken up
+//! at the next start, and while a store is away for as long as that takes.
+//!
+//! Never here: HTTP; what a segment looks like; a driver's id in a log.
+
+mod gate;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use thiserror::Error;
+use tokio::sync::{Notify, RwLock, RwLockReadGuard, watch};
+use tokio::task::spawn_blocking;
+use tracing::{info, warn};
+
+pub use self::gate::Gate;
+use crate::clock::Clock;
+use crate::journal::{AppendError, Erasure, Journal, Reader, Record, Stage};
+use crate::model::{DriverId, Offset, Point, Timestamp, Tombstone};
+use crate::store::{BOARD_LAPSE, Batch, Board, Line, Store, StoreError};
+
+/// How long whoever asks for an erasure waits for its end: longer than it takes to notice that an instance is away.
+pub const PATIENCE: Duration = Duration::from_secs(8);
+
+/// How often the board is looked at.
+const VISIT_EVERY: Duration = Duration::from_millis(500);
+/// For how long a visit lets points pass. With the longest call of a store, 2 s, this is less than [`BOARD_LAPSE`].
+const LEASE: Duration = Duration::from_millis(1_500);
+const _: () = assert!(LEASE.as_millis() + 2_000 < BOARD_LAPSE.as_millis());
+/// How long the gate waits for a visit before it says that it cannot be opened.
+const GATE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long after a failure it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// As many unfinished erasures as may wait.
+const MAX_UNFINISHED: usize = 1_000;
+/// The least time a tombstone is kept. An instance that was away for longer than this and the retention has no point
+/// left that is not over.
+const KEEP: Duration = Duration::from_hours(30 * 24);
+/// How much longer an instance remembers what it carried out than anybody can find it on the board.
+const MARGIN_MS: i64 = 86_400_000;
+const READ_POINTS: usize = 4_000;
+
+/// Why an erasure is not finished.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Unfinished {
+    /// It is noted for good and under way; a store or another instance is slow or away.
+    #[error("the erasure is under way")]
+    UnderWay,
+    /// Too many are. This one was not noted.
+    #[error("too many erasures are under way")]
+    Overloaded,
+    /// It could not be noted.
+    #[error("the journal cannot be written")]
+    JournalUnavailable,
+    /// The process is on its way out. It was not noted.
+    #[error("shutting down")]
+    ShuttingDown,
+}
+
+/// Why a step must be tried again.
+#[derive(Debug, Error)]
+enum Failure {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("journal: {0}")]
+    Journal(#[from] io::Error),
+    #[error("journal: {0}")]
+    Append(#[from] AppendError),
+}
+
+/// Erases drivers. Clones share what they do.
+#[derive(Clone)]
+pub struct Eraser(Arc<Shared>);
+
+struct Shared {
+    journal: Journal,
+    store: Arc<dyn Store>,
+    applied: watch::Receiver<Offset>,
+    clock: Clock,
+    retention: Duration,
+    /// Held by those who put points into the store; taken whole to erase.
+    gate: RwLock<()>,
+    lease: watch::Sender<Lease>,
+    heard: Mutex<Board>,
+    visit: Notify,
+    work: Notify,
+    /// Changes when an erasure is done.
+    done: watch::Sender<()>,
+}
+
+/// For how long nothing can have been erased that this instance does not know of, or only so that it need not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lease {
+    Never,
+    Until(Instant),
+    /// Nobody else is on this store.
+    Forever,
+}
+
+impl Lease {
+    fn holds(self) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Until(end) => Instant::now() < end,
+            Self::Forever => true,
+        }
+    }
+}
+
+/// What instances say to each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Word {
+    /// This driver is to be erased.
+    Erase(Tombstone),
+    /// This instance has nothing of it any more.
+    Carried(Tombstone, String),
+    /// Nor has the store.
+    Erased(Tombstone),
+}
+
+impl Word {
+    fn line(&self, at: Timestamp) -> Line {
+        let text = match self {
+            Self::Erase(tombstone) => format!("erase {tombstone}"),
+            Self::Carried(tombstone, instance) => format!("carried {tombstone} {instance}"),
+            Self::Erased(tombstone) => format!("erased {tombstone}"),
+        };
+        Line { text, at }
+    }
+
+    /// What a later version may say besides is not understood, and kept all the same.
+    fn read(line: &Line) -> Option<Self> {
+        let mut words = line.text.split(' ');
+        let (word, tombstone) = (words.next()?, Tombstone::parse(words.next()?)?);
+        match (word, words.next()) {
+            ("erase", None) => Some(Self::Erase(tombstone)),
+            ("carried", Some(instance)) => Some(Self::Carried(tombstone, instance.to_owned())),
+            ("erased", None) => Some(Self::Erased(tombstone)),
+            _ => None,
+        }
+    }
+}
+
+impl Eraser {
+    /// Over `journal` and the store that follows it; `applied` tells how far. Nothing passes its gate before
+    /// [`Self::keep_visiting`] runs.
+    pub fn new(
+        journal: Journal,
+        store: Arc<dyn Store>,
+        applied: watch::Receiver<Offset>,
+        clock: Clock,
+        retention: Duration,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            journal,
+            store,
+            applied,
+            clock,
+            retention,
+            gate: RwLock::new(()),
+            lease: watch::Sender::new(Lease::Never),
+            heard: Mutex::default(),
+            visit: Notify::new(),
+            work: Notify::new(),
+            done: watch::Sender::new(()),
+        }))
+    }
+
+    /// Erases all that was accepted of `driver` until now. Once it is noted, dropping the future changes nothing about
+    /// that.
+    pub async fn erase(&self, driver: &DriverId) -> Result<(), Unfinished> {
+        let Shared { journal, clock, visit, work, done, .. } = &*self.0;
+        if journal.erasures().iter().filter(|erasure| erasure.stage != Stage::Done).count() >= MAX_UNFINISHED {
+            return Err(Unfinished::Overloaded);
+        }
+        let tombstone = Tombstone::new(driver, rand::random());
+        let noted = journal.note_erasure(tombstone, clock.now(), Some(driver.clone())).await;
+        noted.map_err(|error| match error {
+            AppendError::Closed => Unfinished::ShuttingDown,
+            AppendError::Overloaded | AppendError::Failed => Unfinished::JournalUnavailable,
+        })?;
+        visit.notify_one();
+        work.notify_one();
+        let mut changed = done.subscribe();
+        let is_done = changed.wait_for(|()| self.stage(tombstone) == Some(Stage::Done));
+        match tokio::time::timeout(PATIENCE, is_done).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Unfinished::UnderWay),
+        }
+    }
+
+    /// Whether something of a driver who is to be erased may still be in the own store.
+    pub fn is_unfinished(&self) -> bool {
+        self.0.journal.erasures().iter().any(|erasure| erasure.driver.is_some())
+    }
+
+    /// The store, but for whoever puts points in: nothing passes that is to be erased.
+    pub fn gate(&self) -> Gate {
+        Gate::new(self.clone())
+    }
+
+    /// What passes must be in the store before the pass is given back. Refused if this instance was not at the board
+    /// lately.
+    async fn enter(&self) -> Result<RwLockReadGuard<'_, ()>, StoreError> {
+        let pass = self.0.gate.read().await;
+        let mut lease = self.0.lease.subscribe();
+        let opened = tokio::time::timeout(GATE_PATIENCE, lease.wait_for(|lease| lease.holds())).await;
+        match opened {
+            Ok(Ok(_)) => Ok(pass),
+            Ok(Err(_)) | Err(_) => Err(StoreError::Unavailable("what others erased cannot be learnt".into())),
+        }
+    }
+
+    /// Goes to the board, again and again.
+    pub async fn keep_visiting(&self) {
+        let mut failed = false;
+        loop {
+            match self.visit().await {
+                Ok(()) => failed = false,
+                Err(error) if !failed => {
+                    failed = true;
+                    warn!(%error, "what other instances erased cannot be learnt; nothing is applied until it can");
+                }
+                Err(_) => {}
+            }
+            let _ = tokio::time::timeout(VISIT_EVERY, self.0.visit.notified()).await;
+        }
+    }
+
+    /// Carries out what is noted, and what others ask for.
+    pub async fn keep_working(&self) {
+        loop {
+            let pause = match self.work().await {
+                Ok(()) => VISIT_EVERY,
+                Err(error) => {
+                    warn!(%error, "an erasure is unfinished; trying again");
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+            };
+            let _ = tokio::time::timeout(pause, self.0.work.notified()).await;
+        }
+    }
+
+    fn stage(&self, tombstone: Tombstone) -> Option<Stage> {
+        let known = self.0.journal.erasures();
+        known.into_iter().find(|erasure| erasure.tombstone == tombstone).map(|erasure| erasure.stage)
+    }
+
+    fn keep(&self) -> Duration {
+        KEEP.max(self.0.retention * 2)
+    }
+
+    async fn visit(&self) -> Result<(), Failure> {
+        let Shared { journal, store, clock, lease, heard, work, .. } = &*self.0;
+        let began = Instant::now();
+        let lines: Vec<Line> = self.lines().into_iter().collect();
+        let Some(board) = store.board(&lines, self.keep()).await? else {
+            lease.send_replace(Lease::Forever);
+            return Ok(());
+        };
+        let known: BTreeSet<Tombstone> = journal.erasures().iter().map(|erasure| erasure.tombstone).collect();
+        let oldest = clock.now().plus_ms(-(self.keep().as_millis() as i64) - MARGIN_MS);
+        for line in board.lines.iter().filter(|line| line.at >= oldest) {
+            if let Some(Word::Erase(tombstone)) = Word::read(line)
+                && !known.contains(&tombstone)
+            {
+                journal.note_erasure(tombstone, line.at, None).await?;
+            }
+        }
+        let is_news = *heard.lock() != board;
+        *heard.lock() = board;
+        lease.send_replace(Lease::Until(began + LEASE));
+        if is_news {
+            work.notify_one();
+        }
+        Ok(())
+    }
+
+    /// All that should stand on the board: what was read there, so that it comes back if the board is lost, and what
+    /// this instance has to say.
+    fn lines(&self) -> BTreeSet<Line> {
+        let Shared { journal, heard, .. } = &*self.0;
+        let mut lines: BTreeSet<Line> = heard.lock().lines.iter().cloned().collect();
+        for Erasure { tombstone, at, stage, driver, .. } in journal.erasures() {
+            lines.insert(Word::Erase(tombstone).line(at));
+            if stage >= Stage::Scrubbed && driver.is_none() {
+                lines.insert(Word::Carried(tombstone, journal.id().to_string()).line(at));
+            }
+            if stage == Stage::Done {
+                lines.insert(Word::Erased(tombstone).line(at));
+            }
+        }
+        let oldest = self.0.clock.now().plus_ms(-(self.keep().as_millis() as i64));
+        lines.retain(|line| line.at >= oldest);
+        lines
+    }
+
+    async fn work(&self) -> Result<(), Failure> {
+        let Shared { journal, gate, clock, visit, done, .. } = &*self.0;
+        let noted: Vec<Erasure> =
+            journal.erasures().into_iter().filter(|erasure| erasure.stage == Stage::Noted).collect();
+        if !noted.is_empty() {
+            // What passed the gate before it was noted arrives now.
+            drop(gate.write().await);
+            journal.scrub(noted).await?;
+            visit.notify_one();
+        }
+        for erasure in journal.erasures().into_iter().filter(|erasure| erasure.stage == Stage::Scrubbed) {
+            let Erasure { tombstone, .. } = erasure;
+            match &erasure.driver {
+                Some(driver) if self.is_everybodys(tombstone) => self.erase_in_store(driver, &erasure).await?,
+                None if self.is_said(&Word::Erased(tombstone)) => {
+                    let _alone = gate.write().await;
+                    self.put_back(&erasure).await?;
+                }
+                _ => continue,
+            }
+            journal.erasure_done(tombstone).await?;
+            done.send_replace(());
+            visit.notify_one();
+        }
+        let over = clock.now().plus_ms(-(self.keep().as_millis() as i64) - 2 * MARGIN_MS);
+        Ok(journal.forget_erasures(over).await?)
+    }
+
+    /// Whether every instance that is there has carried it out.
+    fn is_everybodys(&self, tombstone: Tombstone) -> bool {
+        if *self.0.lease.borrow() == Lease::Forever {
+            return true;
+        }
+        let own = self.0.journal.id().to_string();
+        let instances = self.0.heard.lock().instances.clone();
+        let mut others = instances.into_iter().filter(|instance| *instance != own);
+        // Who is there counts only as seen when the tombstone was there for everybody to see.
+        self.is_said(&Word::Erase(tombstone))
+            && others.all(|instance| self.is_said(&Word::Carried(tombstone, instance)))
+    }
+
+    fn is_said(&self, word: &Word) -> bool {
+        self.0.heard.lock().lines.iter().any(|line| Word::read(line).as_ref() == Some(word))
+    }
+
+    async fn erase_in_store(&self, driver: &DriverId, erasure: &Erasure) -> Result<(), Failure> {
+        let _alone = self.0.gate.write().await;
+        self.0.store.erase(driver).await?;
+        self.put_back(erasure).await?;
+        info!("a driver was erased");
+        Ok(())
+    }
+
+    /// Applies what came in after the erasure once more.
+    async fn put_back(&self, erasure: &Erasure) -> Result<(), Failure> {
+        let Shared { journal, store, applied, clock, retention, .. } = &*self.0;
+        let mut reader = journal.reader(erasure.end);
+        let mut points: Vec<Point> = Vec::new();
+        loop {
+            let (back, records) = read(reader).await?;
+            reader = back;
+            if records.is_empty() {
+                break;
+            }
+            let some = records.into_iter().flat_map(|record| record.points);
+            points.extend(some.filter(|point| erasure.is_of(&point.driver)));
+        }
+        if points.is_empty() {
+            return Ok(());
+        }
+        let (end, now) = (*applied.borrow(), clock.now());
+        let forget_before = now.plus_ms(-(retention.as_millis() as i64));
+        Ok(store.apply(Batch { points: &points, end, forget_before, repeated: true }).await?)
+    }
+}
+
+/// Reads off the runtime's workers.
+async fn read(mut reader: Reader) -> io::Result<(Reader, Vec<Record>)> {
+    let read = move || reader.read(READ_POINTS).map(|records| (reader, records));
+    spawn_blocking(read).await.map_err(io::Error::other)?
+}
