@@ -97,7 +97,9 @@ impl Problem {
             Self::NotErased(Unfinished::UnderWay) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "erasure_under_way", "Erasure under way")
             }
-            Self::Refused(Refusal::Overloaded) | Self::NotErased(Unfinished::Overloaded) => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded"),
+            Self::Refused(Refusal::Overloaded) | Self::NotErased(Unfinished::Overloaded) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded")
+            }
             Self::Refused(Refusal::JournalUnavailable) | Self::NotErased(Unfinished::JournalUnavailable) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "journal_unavailable", "Journal unavailable")
             }

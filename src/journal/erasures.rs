@@ -134,8 +134,11 @@ impl Erasures {
     /// `points`, which end at `end` or before, without those that are to be erased; `None` if all may stay.
     pub(super) fn strike(&self, points: &[Point], end: Offset) -> Option<Vec<Point>> {
         let known = self.0.lock();
-        let erasures: Vec<&Erasure> =
-            known.iter().filter(|known| known.strikes && end <= known.erasure.end).map(|known| &known.erasure).collect();
+        let erasures: Vec<&Erasure> = known
+            .iter()
+            .filter(|known| known.strikes && end <= known.erasure.end)
+            .map(|known| &known.erasure)
+            .collect();
         let mut is_erased = verdicts(&erasures);
         let is_struck = !erasures.is_empty() && points.iter().any(|point| is_erased(&point.driver));
         is_struck.then(|| points.iter().filter(|point| !is_erased(&point.driver)).cloned().collect())

@@ -89,8 +89,8 @@ fn erase(bytes: &mut [u8], header: Header, erasures: &[&Erasure]) -> bool {
     let mut at = HEADER_LEN as usize;
     while at < bytes.len() {
         let offset = header.base + at as u64;
-        let whole = Frame::decode(&bytes[at..], header.salt, offset)
-            .filter(|frame| frame.len() <= (bytes.len() - at) as u64);
+        let whole =
+            Frame::decode(&bytes[at..], header.salt, offset).filter(|frame| frame.len() <= (bytes.len() - at) as u64);
         let Some(mut frame) = whole else {
             let next = next_frame(bytes, at + 1, header).unwrap_or(bytes.len());
             is_changed |= blank(&mut bytes[at..next]);
@@ -114,7 +114,8 @@ fn erase(bytes: &mut [u8], header: Header, erasures: &[&Erasure]) -> bool {
 
 /// Where the next whole frame begins.
 fn next_frame(bytes: &[u8], from: usize, header: Header) -> Option<usize> {
-    let magics = bytes.get(from..)?.windows(FRAME_MAGIC.len()).enumerate().filter(|(_, window)| *window == FRAME_MAGIC);
+    let magics =
+        bytes.get(from..)?.windows(FRAME_MAGIC.len()).enumerate().filter(|(_, window)| *window == FRAME_MAGIC);
     magics.map(|(at, _)| from + at).find(|at| {
         let frame = Frame::decode(&bytes[*at..], header.salt, header.base + *at as u64);
         frame.is_some_and(|frame| frame.len() <= (bytes.len() - at) as u64)

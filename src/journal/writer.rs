@@ -23,8 +23,8 @@ use tokio::sync::oneshot;
 
 use super::error::AppendError;
 use super::files::sync_dir;
-use super::record::{FRAME_LEN, Frame};
 use super::queue::Work;
+use super::record::{FRAME_LEN, Frame};
 use super::recovery::Resume;
 use super::retention::{Known, Sealed};
 use super::segment::{HEADER_LEN, Header, create};

@@ -20,6 +20,7 @@ mod points;
 mod quad;
 mod queries;
 mod redis_store;
+mod scrub;
 mod store_contract;
 mod tidy;
 mod traces;
