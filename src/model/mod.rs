@@ -20,7 +20,7 @@ mod tombstone;
 pub use defect::Defect;
 pub use driver_id::DriverId;
 pub use measure::{Accuracy, Heading, Speed};
-pub use nearest::{NearestWalk, Probe, Step};
+pub use nearest::{Nearest, NearestWalk, Probe, Step};
 pub use offset::Offset;
 pub use point::{Fix, Point};
 pub use position::{EARTH_RADIUS_M, MAX_LAT, Position};

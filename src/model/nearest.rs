@@ -35,12 +35,20 @@ pub struct Step {
 #[derive(Debug)]
 pub struct NearestWalk<T> {
     centre: Position,
-    radius_m: f64,
-    limit: usize,
     leaf: u64,
     width: usize,
-    finest: u8,
     frontier: BinaryHeap<Reverse<Waiting>>,
+    nearest: Nearest<T>,
+}
+
+/// Keeps the `limit` nearest to a place of what it is offered, within a radius. `T` tells items at the same distance
+/// apart.
+#[derive(Debug)]
+pub struct Nearest<T> {
+    centre: Position,
+    radius_m: f64,
+    limit: usize,
+    /// One more than wanted, so that [`Nearest::finish`] can tell whether there are more.
     found: BinaryHeap<Found<T>>,
 }
 
@@ -68,25 +76,16 @@ impl<T: Ord> NearestWalk<T> {
                 frontier.push(Reverse(Waiting { min_distance_m, probe: Probe { source, cell }, count: None }));
             }
         }
-        let finest = QuadCell::MAX_LEVEL;
-        Self { centre, radius_m, limit, leaf, width, finest, frontier, found: BinaryHeap::new() }
-    }
-
-    /// Reads cells of `level` and finer however many they hold: for a source that keeps no finer order.
-    #[must_use]
-    pub fn quartering_down_to(mut self, level: u8) -> Self {
-        self.finest = level;
-        self
+        Self { centre, leaf, width, frontier, nearest: Nearest::new(centre, radius_m, limit) }
     }
 
     /// What to ask next; `None` when the answer stands.
     pub fn next_step(&mut self) -> Option<Step> {
         let mut step = Step::default();
         let mut reading = 0;
-        // One more than wanted is sought, so that `finish` can tell whether there are more.
-        let wanted = (self.limit + 1 - self.found.len().min(self.limit)) as u64;
+        let wanted = self.nearest.wanted() as u64;
         while step.count.len() + step.read.len() < self.width && reading < wanted {
-            let bound_m = self.bound_m();
+            let bound_m = self.nearest.bound_m();
             let Some(Reverse(next)) = self.frontier.pop() else { break };
             if next.min_distance_m > bound_m {
                 self.frontier.clear();
@@ -94,7 +93,7 @@ impl<T: Ord> NearestWalk<T> {
             }
             match next.count {
                 None => step.count.push(next.probe),
-                Some(count) if count <= self.leaf || next.probe.cell.level() >= self.finest => {
+                Some(count) if count <= self.leaf || next.probe.cell.level() >= QuadCell::MAX_LEVEL => {
                     reading += count;
                     step.read.push(next.probe);
                 }
@@ -114,12 +113,47 @@ impl<T: Ord> NearestWalk<T> {
 
     /// `item` is at `position`. The caller offers an item once.
     pub fn offer(&mut self, position: Position, item: T) {
+        self.nearest.offer(position, item);
+    }
+
+    /// The nearest first, at most `limit`, each with its distance in metres; and whether there were more.
+    pub fn finish(self) -> (Vec<(f64, T)>, bool) {
+        self.nearest.finish()
+    }
+
+    fn quarter(&mut self, probe: Probe, bound_m: f64) {
+        for cell in probe.cell.children() {
+            let min_distance_m = cell.min_distance_m(self.centre);
+            if min_distance_m <= bound_m {
+                let probe = Probe { cell, ..probe };
+                self.frontier.push(Reverse(Waiting { min_distance_m, probe, count: None }));
+            }
+        }
+    }
+}
+
+impl<T: Ord> Nearest<T> {
+    /// Nothing yet. The radius is in metres, its edge included.
+    pub fn new(centre: Position, radius_m: f64, limit: usize) -> Self {
+        Self { centre, radius_m, limit, found: BinaryHeap::new() }
+    }
+
+    /// `item` is at `position`. The caller offers an item once.
+    pub fn offer(&mut self, position: Position, item: T) {
         let distance_m = self.centre.distance_m(position);
         if distance_m <= self.radius_m {
             self.found.push(Found { distance_m, item });
             if self.found.len() > self.limit + 1 {
                 self.found.pop();
             }
+        }
+    }
+
+    /// How far away, in metres, an item may be and still matter.
+    pub fn bound_m(&self) -> f64 {
+        match self.found.peek() {
+            Some(worst) if self.found.len() > self.limit => worst.distance_m,
+            _ => self.radius_m,
         }
     }
 
@@ -131,22 +165,9 @@ impl<T: Ord> NearestWalk<T> {
         (found.into_iter().map(|found| (found.distance_m, found.item)).collect(), truncated)
     }
 
-    /// How far away an item may be and still matter.
-    fn bound_m(&self) -> f64 {
-        match self.found.peek() {
-            Some(worst) if self.found.len() > self.limit => worst.distance_m,
-            _ => self.radius_m,
-        }
-    }
-
-    fn quarter(&mut self, probe: Probe, bound_m: f64) {
-        for cell in probe.cell.children() {
-            let min_distance_m = cell.min_distance_m(self.centre);
-            if min_distance_m <= bound_m {
-                let probe = Probe { cell, ..probe };
-                self.frontier.push(Reverse(Waiting { min_distance_m, probe, count: None }));
-            }
-        }
+    /// How many more it takes until only nearer ones count; 1 from then on.
+    fn wanted(&self) -> usize {
+        self.limit + 1 - self.found.len().min(self.limit)
     }
 }
 

@@ -38,9 +38,8 @@ proptest! {
         limit in prop_oneof![1..20_usize, Just(1_000)],
         leaf in 1..40_u64,
         width in 1..9_usize,
-        finest in prop_oneof![Just(QuadCell::MAX_LEVEL), 10..20_u8],
     ) {
-        let mut walk = NearestWalk::new(centre, radius_m, limit, 2, leaf, width).quartering_down_to(finest);
+        let mut walk = NearestWalk::new(centre, radius_m, limit, 2, leaf, width);
         let inside = |source: usize, cell: QuadCell| {
             places.iter().enumerate().filter(move |(item, place)| {
                 item % 2 == source && QuadCell::containing(**place, cell.level()) == cell

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use super::cells::Cells;
+use super::quadtree::Quadtree;
 use crate::model::{Fix, Hour, Timestamp};
 
 /// As many fixes all layers together may hold; about 100 bytes each. One layer is always kept.
@@ -19,7 +19,7 @@ const MAX_FIXES: usize = 500_000;
 #[derive(Debug, Default)]
 pub(super) struct Layer {
     pub(super) fixes: HashMap<u32, Fix, RandomState>,
-    pub(super) cells: Cells,
+    pub(super) places: Quadtree,
     is_whole: bool,
     used: AtomicU64,
 }
@@ -48,11 +48,11 @@ impl Layers {
     pub(super) fn offer(&mut self, number: u32, fix: &Fix) {
         let Some(layer) = self.by_hour.get_mut(&fix.ts.hour()) else { return };
         let last = layer.fixes.entry(number).or_insert_with(|| {
-            layer.cells.insert(number, fix.position);
+            layer.places.insert(number, fix.position);
             fix.clone()
         });
         if fix.supersedes(last) {
-            layer.cells.moved(number, last.position, fix.position);
+            layer.places.moved(number, last.position, fix.position);
             *last = fix.clone();
         }
     }

@@ -1,6 +1,6 @@
 //! The store in this process: who is where in memory, history on disk.
 //!
-//! - `fleet` numbers the drivers and knows the newest fix of each; `cells` finds the nearest.
+//! - `fleet` numbers the drivers and knows the newest fix of each; `quadtree` finds the nearest.
 //! - `memtable` holds what arrived since the last write; `run` is what one write left of one hour; `manifest` says
 //!   which runs count and up to which offset of the journal they are complete. The journal is replayed from there.
 //! - `layers` is where everybody last was in the few hours of the past that are asked about.
@@ -12,7 +12,6 @@
 //!
 //! Never here: the journal, the clock, HTTP.
 
-mod cells;
 mod disk;
 mod erase;
 mod fleet;
@@ -20,6 +19,7 @@ mod layers;
 mod manifest;
 mod memtable;
 mod number_set;
+mod quadtree;
 mod run;
 mod state;
 mod upkeep;
@@ -36,7 +36,7 @@ use self::disk::DiskError;
 use self::state::State;
 use self::upkeep::Shared;
 use super::{Batch, Located, Near, NearbyQuery, Page, Store, StoreError, When, Window};
-use crate::model::{DriverId, Fix, Hour, Offset, Position, Timestamp};
+use crate::model::{DriverId, Fix, Hour, Offset, Timestamp};
 
 /// Elements per hold of the lock.
 const SLICE: usize = 500;
@@ -394,11 +394,11 @@ fn nearest_during(state: &State, query: &NearbyQuery, hour: Hour) -> Option<(Vec
     }
     let layer = state.layers.get(hour)?;
     let candidates = |number| candidate(query, &state.fleet.get(number)?.id, layer.fixes.get(&number)?);
-    Some(near(layer.cells.nearest(query, candidates)))
+    Some(near(layer.places.nearest(query, candidates)))
 }
 
-fn candidate<'a>(query: &NearbyQuery, driver: &'a DriverId, fix: &'a Fix) -> Option<(Position, Candidate<'a>)> {
-    fix.tags.contains_all(&query.tags).then_some((fix.position, Candidate { driver, fix }))
+fn candidate<'a>(query: &NearbyQuery, driver: &'a DriverId, fix: &'a Fix) -> Option<Candidate<'a>> {
+    fix.tags.contains_all(&query.tags).then_some(Candidate { driver, fix })
 }
 
 fn near((found, is_truncated): (Vec<(f64, Candidate<'_>)>, bool)) -> (Vec<Near>, bool) {

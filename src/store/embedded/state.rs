@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::cells::Cells;
 use super::fleet::{Change, Fleet};
 use super::layers::Layers;
 use super::memtable::Memtable;
 use super::number_set::NumberSet;
+use super::quadtree::Quadtree;
 use super::run::Run;
 use crate::model::{Fix, Hour, Offset, Point, Timestamp};
 
@@ -16,7 +16,7 @@ use crate::model::{Fix, Hour, Offset, Point, Timestamp};
 pub(super) struct State {
     pub(super) fleet: Fleet,
     /// Where each driver's newest fix is.
-    pub(super) newest: Cells,
+    pub(super) newest: Quadtree,
     pub(super) layers: Layers,
     pub(super) hours: BTreeMap<Hour, HourIndex>,
     /// What arrives now.

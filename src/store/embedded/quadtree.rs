@@ -1,0 +1,440 @@
+//! Who is where: a tree of quarters of the map, whose leaves hold driver numbers with their places.
+//!
+//! A leaf that holds too many is quartered, four that hold few become one: so a leaf has a handful wherever drivers
+//! are, in a city's centre as in a desert, and what a search costs follows what it finds, not the size of the fleet.
+//! Places are kept here too, 12 bytes with the number: most of what lies in a leaf is then passed over without
+//! touching anything else of its driver.
+//!
+//! A search goes from the nearest quarter outwards ([`Quadtree::nearest`]). How near a quarter can be is said in `h`, the
+//! haversine of the angle: it grows with the distance, and costs less to compute.
+//!
+//! Never here: ids, times, tags (the caller's `candidate` decides), I/O.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+use crate::model::{EARTH_RADIUS_M, Nearest, Position};
+use crate::store::NearbyQuery;
+
+/// A leaf that would hold more is quartered. Fewer make more leaves to visit, more make more places to look at.
+const SPLIT_ABOVE: usize = 24;
+/// Four leaves that together hold no more become one: far enough below for one that moves to and fro not to matter.
+const MERGE_AT: usize = 8;
+/// Steps of 1e-7 degrees fit 32 bits: after so many quarterings a leaf is a single place.
+const DEEPEST: u32 = 32;
+
+const ROOT: u32 = 0;
+/// Carries steps of 1e-7 degrees from signed to unsigned, order kept.
+const MIDDLE: u32 = 1 << 31;
+const HALF_TURN: i64 = 1_800_000_000;
+const FULL_TURN: i64 = 2 * HALF_TURN;
+
+/// Numbers by place.
+#[derive(Debug)]
+pub(super) struct Quadtree {
+    nodes: Vec<Node>,
+    /// The first of four nodes that nothing uses.
+    free: Vec<u32>,
+}
+
+#[derive(Debug)]
+enum Node {
+    Leaf(Vec<Entry>),
+    /// The first of its four quarters; south-west, south-east, north-west, north-east.
+    Quartered(u32),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    number: u32,
+    at: Spot,
+}
+
+/// A place in unsigned steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Spot {
+    y: u32,
+    x: u32,
+}
+
+impl From<Position> for Spot {
+    fn from(position: Position) -> Self {
+        Self { y: position.lat_e7() as u32 ^ MIDDLE, x: position.lon_e7() as u32 ^ MIDDLE }
+    }
+}
+
+impl Spot {
+    fn position(self) -> Position {
+        let steps = |unsigned: u32| (unsigned ^ MIDDLE) as i32;
+        Position::from_e7(steps(self.y), steps(self.x)).expect("it came from a position")
+    }
+
+    /// In which quarter of a square of `depth` it lies.
+    const fn quarter(self, depth: u32) -> u32 {
+        let bit = DEEPEST - 1 - depth;
+        (self.y >> bit & 1) << 1 | self.x >> bit & 1
+    }
+
+    /// Whether both lie in the same square of `depth`.
+    const fn shares(self, other: Self, depth: u32) -> bool {
+        depth == 0 || (self.y ^ other.y | self.x ^ other.x) >> (DEEPEST - depth) == 0
+    }
+}
+
+impl Default for Quadtree {
+    fn default() -> Self {
+        Self { nodes: vec![Node::Leaf(Vec::new())], free: Vec::new() }
+    }
+}
+
+impl Quadtree {
+    pub(super) fn insert(&mut self, number: u32, at: Position) {
+        let at = Spot::from(at);
+        let (mut node, mut depth) = self.leaf(at);
+        loop {
+            let entries = self.entries(node);
+            if entries.len() < SPLIT_ABOVE || depth == DEEPEST {
+                if entries.len() == entries.capacity() {
+                    // By doubling, most of the room would never be used.
+                    entries.reserve_exact(4);
+                }
+                entries.push(Entry { number, at });
+                return;
+            }
+            let first = self.split(node, depth);
+            node = first + at.quarter(depth);
+            depth += 1;
+        }
+    }
+
+    pub(super) fn remove(&mut self, number: u32, at: Position) {
+        let at = Spot::from(at);
+        let (mut node, mut depth) = (ROOT, 0);
+        let mut way = [ROOT; DEEPEST as usize];
+        while let Node::Quartered(first) = self.nodes[node as usize] {
+            way[depth as usize] = node;
+            node = first + at.quarter(depth);
+            depth += 1;
+        }
+        let entries = self.entries(node);
+        if let Some(place) = entries.iter().position(|entry| entry.number == number) {
+            entries.swap_remove(place);
+        }
+        for parent in way[..depth as usize].iter().rev() {
+            if !self.merge(*parent) {
+                break;
+            }
+        }
+    }
+
+    pub(super) fn moved(&mut self, number: u32, from: Position, to: Position) {
+        let (old, new) = (Spot::from(from), Spot::from(to));
+        let (leaf, depth) = self.leaf(old);
+        if !old.shares(new, depth) {
+            self.remove(number, from);
+            self.insert(number, to);
+        } else if let Some(entry) = self.entries(leaf).iter_mut().find(|entry| entry.number == number) {
+            entry.at = new;
+        }
+    }
+
+    /// The nearest of what `candidate` does not reject, nearest first, and whether there were more than the limit.
+    /// `T` decides between candidates at the same distance.
+    pub(super) fn nearest<T: Ord>(
+        &self,
+        query: &NearbyQuery,
+        mut candidate: impl FnMut(u32) -> Option<T>,
+    ) -> (Vec<(f64, T)>, bool) {
+        let eye = Eye::new(query.centre);
+        let mut nearest = Nearest::new(query.centre, query.radius_m, query.limit);
+        let mut bound = h_within(nearest.bound_m());
+        let mut frontier = BinaryHeap::new();
+        frontier.push(Waiting { h: 0.0, node: ROOT, square: Square::WORLD });
+        while let Some(Waiting { h, node, square }) = frontier.pop() {
+            if h > bound {
+                break;
+            }
+            match &self.nodes[node as usize] {
+                Node::Quartered(first) => {
+                    for (node, square) in (*first..).zip(square.quarters()) {
+                        if !self.is_empty(node) {
+                            let h = eye.h_to_square(square);
+                            if h <= bound {
+                                frontier.push(Waiting { h, node, square });
+                            }
+                        }
+                    }
+                }
+                Node::Leaf(entries) => {
+                    let cos_lat = square.least_cos_lat();
+                    for entry in entries {
+                        if eye.h_to(entry.at, cos_lat) <= bound
+                            && let Some(item) = candidate(entry.number)
+                        {
+                            nearest.offer(entry.at.position(), item);
+                            bound = h_within(nearest.bound_m());
+                        }
+                    }
+                }
+            }
+        }
+        nearest.finish()
+    }
+
+    /// The leaf around a place, and its depth.
+    fn leaf(&self, at: Spot) -> (u32, u32) {
+        let (mut node, mut depth) = (ROOT, 0);
+        while let Node::Quartered(first) = self.nodes[node as usize] {
+            node = first + at.quarter(depth);
+            depth += 1;
+        }
+        (node, depth)
+    }
+
+    fn entries(&mut self, leaf: u32) -> &mut Vec<Entry> {
+        match &mut self.nodes[leaf as usize] {
+            Node::Leaf(entries) => entries,
+            Node::Quartered(_) => unreachable!("every way down ends in a leaf"),
+        }
+    }
+
+    fn is_empty(&self, node: u32) -> bool {
+        matches!(&self.nodes[node as usize], Node::Leaf(entries) if entries.is_empty())
+    }
+
+    /// Quarters a leaf; the first of its quarters.
+    fn split(&mut self, leaf: u32, depth: u32) -> u32 {
+        let first = self.free.pop().unwrap_or_else(|| {
+            let first = self.nodes.len() as u32;
+            self.nodes.resize_with(self.nodes.len() + 4, || Node::Leaf(Vec::new()));
+            first
+        });
+        let Node::Leaf(entries) = std::mem::replace(&mut self.nodes[leaf as usize], Node::Quartered(first)) else {
+            unreachable!("only leaves are quartered")
+        };
+        let mut quarters: [Vec<Entry>; 4] = Default::default();
+        for entry in entries {
+            quarters[entry.at.quarter(depth) as usize].push(entry);
+        }
+        for (node, mut quarter) in (first as usize..).zip(quarters) {
+            quarter.shrink_to_fit();
+            self.nodes[node] = Node::Leaf(quarter);
+        }
+        first
+    }
+
+    /// Makes one leaf of four quarters that hold little; whether it did.
+    fn merge(&mut self, parent: u32) -> bool {
+        let Node::Quartered(first) = self.nodes[parent as usize] else { return false };
+        let quarters = &mut self.nodes[first as usize..first as usize + 4];
+        let mut together = 0;
+        for quarter in &*quarters {
+            match quarter {
+                Node::Leaf(entries) => together += entries.len(),
+                Node::Quartered(_) => return false,
+            }
+        }
+        if together > MERGE_AT {
+            return false;
+        }
+        let mut all = Vec::with_capacity(together);
+        for quarter in quarters {
+            if let Node::Leaf(entries) = std::mem::replace(quarter, Node::Leaf(Vec::new())) {
+                all.extend(entries);
+            }
+        }
+        self.nodes[parent as usize] = Node::Leaf(all);
+        self.free.push(first);
+        true
+    }
+}
+
+/// A square of the map: its south-west corner and how often it was quartered.
+#[derive(Clone, Copy, Debug)]
+struct Square {
+    corner: Spot,
+    depth: u32,
+}
+
+impl Square {
+    const WORLD: Self = Self { corner: Spot { y: 0, x: 0 }, depth: 0 };
+
+    fn quarters(self) -> impl Iterator<Item = Self> {
+        let half = 1 << (DEEPEST - 1 - self.depth);
+        (0..4).map(move |quarter| {
+            let (north, east) = (half * (quarter >> 1), half * (quarter & 1));
+            Self { corner: Spot { y: self.corner.y + north, x: self.corner.x + east }, depth: self.depth + 1 }
+        })
+    }
+
+    /// The last step of one that begins at `first`.
+    const fn last(self, first: u32) -> u32 {
+        first + (u32::MAX as u64 >> self.depth) as u32
+    }
+
+    /// Of its parallels, the cosine of the one nearest to a pole.
+    fn least_cos_lat(self) -> f64 {
+        let (south, north) = (steps(self.corner.y), steps(self.last(self.corner.y)));
+        radians(south.abs().max(north.abs()).min(FULL_TURN / 4)).cos()
+    }
+}
+
+/// Where a search looks from.
+struct Eye {
+    lat: i64,
+    lon: i64,
+    cos_lat: f64,
+}
+
+impl Eye {
+    fn new(centre: Position) -> Self {
+        Self { lat: centre.lat_e7().into(), lon: centre.lon_e7().into(), cos_lat: centre.lat().to_radians().cos() }
+    }
+
+    /// No more than the haversine to anything in `square`: each of the terms of hav(d) = hav(dlat) + cos cos hav(dlon)
+    /// is the least it can be there.
+    fn h_to_square(&self, square: Square) -> f64 {
+        let (south, north) = (steps(square.corner.y), steps(square.last(square.corner.y)));
+        let (west, east) = (steps(square.corner.x), steps(square.last(square.corner.x)));
+        // Squares reach beyond the map; what is in them does not.
+        let (west, east) = (west.max(-HALF_TURN), east.min(HALF_TURN - 1));
+        let dlat = (south - self.lat).max(self.lat - north).max(0);
+        let dlon = if (west..=east).contains(&self.lon) {
+            0
+        } else {
+            (west - self.lon).rem_euclid(FULL_TURN).min((self.lon - east).rem_euclid(FULL_TURN))
+        };
+        self.h(dlat, dlon, square.least_cos_lat())
+    }
+
+    /// No more than the haversine to a place, on a parallel of at least this cosine.
+    fn h_to(&self, at: Spot, cos_lat: f64) -> f64 {
+        self.h(steps(at.y) - self.lat, steps(at.x) - self.lon, cos_lat)
+    }
+
+    fn h(&self, dlat: i64, dlon: i64, cos_lat: f64) -> f64 {
+        let (a, b) = ((radians(dlat) / 2.0).sin(), (radians(dlon) / 2.0).sin());
+        a.mul_add(a, self.cos_lat * cos_lat * b * b)
+    }
+}
+
+/// Signed steps of 1e-7 degrees.
+const fn steps(unsigned: u32) -> i64 {
+    unsigned as i64 - MIDDLE as i64
+}
+
+fn radians(steps: i64) -> f64 {
+    (steps as f64 * 1e-7).to_radians()
+}
+
+/// The haversine of what lies within so many metres, and a hair more: the exact distance decides, where it is near.
+fn h_within(metres: f64) -> f64 {
+    let half_angle = (metres / (2.0 * EARTH_RADIUS_M)).min(std::f64::consts::FRAC_PI_2);
+    half_angle.sin().powi(2).mul_add(1.0 + 1e-9, 1e-20)
+}
+
+/// A node that may hold something near; the nearest is the greatest.
+struct Waiting {
+    h: f64,
+    node: u32,
+    square: Square,
+}
+
+impl Ord for Waiting {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.h.total_cmp(&self.h)
+    }
+}
+
+impl PartialOrd for Waiting {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Waiting {}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::Timestamp;
+    use crate::store::{When, Window};
+
+    /// Corners where a search goes wrong most easily, few enough places apart for leaves to fill and empty.
+    fn any_place() -> impl Strategy<Value = Position> {
+        let near = |lat: i64, lon: i64, reach: i64| {
+            (-reach..=reach, -reach..=reach).prop_map(move |(dlat, dlon)| {
+                let lat = (lat + dlat).clamp(-850_511_287, 850_511_287) as i32;
+                let lon = (lon + dlon + HALF_TURN).rem_euclid(FULL_TURN) - HALF_TURN;
+                Position::from_e7(lat, lon as i32).expect("in range")
+            })
+        };
+        prop_oneof![
+            4 => near(437_384_000, 74_246_000, 300_000),
+            2 => near(437_384_000, 74_246_000, 20),
+            2 => near(0, HALF_TURN - 1, 3_000_000),
+            1 => near(850_000_000, -HALF_TURN, 9_000_000),
+            1 => near(-850_000_000, 0, 9_000_000),
+            1 => near(0, 0, HALF_TURN),
+        ]
+    }
+
+    fn query(centre: Position, radius_m: f64, limit: usize) -> NearbyQuery {
+        let when = When::Within(Window { since: Timestamp::from_ms(0), until: Timestamp::from_ms(0) });
+        NearbyQuery { centre, radius_m, limit, when, tags: Vec::new() }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+        #[test]
+        fn finds_what_a_scan_finds_whoever_came_moved_and_left(
+            moves in prop::collection::vec((0..120_u32, prop::option::weighted(0.8, any_place())), 0..600),
+            asked in prop::collection::vec(
+                (any_place(), prop_oneof![0.0..100_000.0_f64, Just(0.0), Just(100_000.0)],
+                 prop_oneof![1..20_usize, Just(1_000)]), 1..8),
+        ) {
+            let mut tree = Quadtree::default();
+            let mut fleet: BTreeMap<u32, Position> = BTreeMap::new();
+            for (number, to) in moves {
+                match (fleet.get(&number).copied(), to) {
+                    (None, Some(to)) => tree.insert(number, to),
+                    (Some(from), Some(to)) => tree.moved(number, from, to),
+                    (Some(from), None) => tree.remove(number, from),
+                    (None, None) => {}
+                }
+                match to {
+                    Some(to) => fleet.insert(number, to),
+                    None => fleet.remove(&number),
+                };
+            }
+            for (centre, radius_m, limit) in asked {
+                let mut all: Vec<(f64, u32)> = fleet
+                    .iter()
+                    .filter(|(number, _)| *number % 3 != 0)
+                    .map(|(number, at)| (centre.distance_m(*at), *number))
+                    .filter(|(distance_m, _)| *distance_m <= radius_m)
+                    .collect();
+                all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+                let is_truncated = all.len() > limit;
+                all.truncate(limit);
+                let found = tree.nearest(&query(centre, radius_m, limit), |number| (number % 3 != 0).then_some(number));
+                prop_assert_eq!(found, (all, is_truncated));
+            }
+            for (number, at) in fleet {
+                tree.remove(number, at);
+            }
+            prop_assert!(tree.is_empty(ROOT), "an empty tree is one leaf again");
+            prop_assert_eq!(tree.free.len() * 4 + 1, tree.nodes.len(), "every quarter can be used again");
+        }
+    }
+}
