@@ -91,12 +91,12 @@ impl App {
         let health = Health::new(clock.clone(), journal.clone(), store.clone(), label.clone(), recovery.newest_ts);
         let queries = Queries::new(store.clone(), label, clock.clone(), config.retention);
         let ingest = Ingest::new(journal.clone(), progress.watch_applied());
-        let how_far = progress.watch_applied();
-        let eraser = Eraser::new(journal.clone(), store.clone(), how_far, clock.clone(), config.retention);
+        let followers = vec![(store.clone(), progress.watch_applied())];
+        let eraser = Eraser::new(journal.clone(), followers, clock.clone(), config.retention);
         at_scrape(&metrics, name, &progress, &health);
 
         let stop_applier = CancellationToken::new();
-        let gate = Arc::new(eraser.gate());
+        let gate = Arc::new(eraser.gates().next().expect("there is a gate for each store, and there is a store"));
         let applier = Applier::new(journal.clone(), gate, progress.clone(), clock.clone(), config.retention);
         let applier = spawn_applier(applier, stop_applier.clone());
 

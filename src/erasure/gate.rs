@@ -7,20 +7,27 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::Eraser;
+use super::{Follower, Shared};
 use crate::model::{DriverId, Fix, Hour, Offset, Timestamp};
 use crate::store::{Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
 
 /// A store whose `apply` leaves out what is to be erased, and refuses as long as it cannot know what that is.
-pub struct Gate(Eraser);
+pub struct Gate {
+    shared: Arc<Shared>,
+    number: usize,
+}
 
 impl Gate {
-    pub(super) const fn new(eraser: Eraser) -> Self {
-        Self(eraser)
+    pub(super) const fn new(shared: Arc<Shared>, number: usize) -> Self {
+        Self { shared, number }
     }
 
-    fn store(&self) -> &Arc<dyn Store> {
-        &self.0.0.store
+    fn follower(&self) -> &Follower {
+        &self.shared.followers[self.number]
+    }
+
+    fn store(&self) -> &dyn Store {
+        &*self.follower().store
     }
 }
 
@@ -43,8 +50,8 @@ impl Store for Gate {
     }
 
     async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
-        let _pass = self.0.enter().await?;
-        match self.0.0.journal.strike(batch.points, batch.end) {
+        let _pass = self.follower().enter().await?;
+        match self.shared.journal.strike(batch.points, batch.end) {
             Some(points) => self.store().apply(Batch { points: &points, ..batch }).await,
             None => self.store().apply(batch).await,
         }

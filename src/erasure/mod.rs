@@ -1,4 +1,4 @@
-//! Erasing a driver: out of this instance's journal and store, and out of the journals of all others on that store.
+//! Erasing a driver: out of this instance's journal and stores, and out of the journals of all others on those stores.
 //!
 //! 1. The erasure is noted in the journal's directory, fsynced. From then on nothing older passes: readers leave it out,
 //!    and whoever holds points read before has them struck at the [`Gate`] on the way into the store.
@@ -21,6 +21,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, watch};
@@ -31,7 +32,7 @@ pub use self::gate::Gate;
 use crate::clock::Clock;
 use crate::journal::{AppendError, Erasure, Journal, Reader, Record, Stage};
 use crate::model::{DriverId, Offset, Point, Timestamp, Tombstone};
-use crate::store::{BOARD_LAPSE, Batch, Board, Line, Store, StoreError};
+use crate::store::{BOARD_LAPSE, Batch, Board, Line, Located, Store, StoreError, Window};
 
 /// How long whoever asks for an erasure waits for its end: longer than it takes to notice that an instance is away.
 pub const PATIENCE: Duration = Duration::from_secs(8);
@@ -53,6 +54,7 @@ const KEEP: Duration = Duration::from_hours(30 * 24);
 /// How much longer an instance remembers what it carried out than anybody can find it on the board.
 const MARGIN_MS: i64 = 86_400_000;
 const READ_POINTS: usize = 4_000;
+const PAGE_DRIVERS: usize = 1_000;
 
 /// Why an erasure is not finished.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -88,18 +90,24 @@ pub struct Eraser(Arc<Shared>);
 
 struct Shared {
     journal: Journal,
-    store: Arc<dyn Store>,
-    applied: watch::Receiver<Offset>,
+    followers: Vec<Follower>,
     clock: Clock,
     retention: Duration,
+    /// Changes when there is something to say at the boards.
+    visit: watch::Sender<()>,
+    work: Notify,
+    /// Changes when an erasure is done.
+    done: watch::Sender<()>,
+}
+
+/// A store that follows the journal, and the board that others on it share.
+struct Follower {
+    store: Arc<dyn Store>,
+    applied: watch::Receiver<Offset>,
     /// Held by those who put points into the store; taken whole to erase.
     gate: RwLock<()>,
     lease: watch::Sender<Lease>,
     heard: Mutex<Board>,
-    visit: Notify,
-    work: Notify,
-    /// Changes when an erasure is done.
-    done: watch::Sender<()>,
 }
 
 /// For how long nothing can have been erased that this instance does not know of, or only so that it need not.
@@ -156,25 +164,27 @@ impl Word {
 }
 
 impl Eraser {
-    /// Over `journal` and the store that follows it; `applied` tells how far. Nothing passes its gate before
+    /// Over `journal` and the stores that follow it, each with what tells how far. Nothing passes their gates before
     /// [`Self::keep_visiting`] runs.
     pub fn new(
         journal: Journal,
-        store: Arc<dyn Store>,
-        applied: watch::Receiver<Offset>,
+        stores: Vec<(Arc<dyn Store>, watch::Receiver<Offset>)>,
         clock: Clock,
         retention: Duration,
     ) -> Self {
-        Self(Arc::new(Shared {
-            journal,
+        let follower = |(store, applied)| Follower {
             store,
             applied,
-            clock,
-            retention,
             gate: RwLock::new(()),
             lease: watch::Sender::new(Lease::Never),
             heard: Mutex::default(),
-            visit: Notify::new(),
+        };
+        Self(Arc::new(Shared {
+            journal,
+            followers: stores.into_iter().map(follower).collect(),
+            clock,
+            retention,
+            visit: watch::Sender::new(()),
             work: Notify::new(),
             done: watch::Sender::new(()),
         }))
@@ -193,7 +203,7 @@ impl Eraser {
             AppendError::Closed => Unfinished::ShuttingDown,
             AppendError::Overloaded | AppendError::Failed => Unfinished::JournalUnavailable,
         })?;
-        visit.notify_one();
+        visit.send_replace(());
         work.notify_one();
         let mut changed = done.subscribe();
         let is_done = changed.wait_for(|()| self.stage(tombstone) == Some(Stage::Done));
@@ -203,46 +213,45 @@ impl Eraser {
         }
     }
 
-    /// Whether something of a driver who is to be erased may still be in the own store.
+    /// Whether something of a driver who is to be erased may still be in a store.
     pub fn is_unfinished(&self) -> bool {
         self.0.journal.erasures().iter().any(|erasure| erasure.driver.is_some())
     }
 
-    /// The store, but for whoever puts points in: nothing passes that is to be erased.
-    pub fn gate(&self) -> Gate {
-        Gate::new(self.clone())
+    /// The stores, in the order given, each as whoever puts points in must see it: nothing passes that is to be erased.
+    pub fn gates(&self) -> impl Iterator<Item = Gate> {
+        (0..self.0.followers.len()).map(|number| Gate::new(self.0.clone(), number))
     }
 
-    /// What passes must be in the store before the pass is given back. Refused if this instance was not at the board
-    /// lately.
-    async fn enter(&self) -> Result<RwLockReadGuard<'_, ()>, StoreError> {
-        let pass = self.0.gate.read().await;
-        let mut lease = self.0.lease.subscribe();
-        let opened = tokio::time::timeout(GATE_PATIENCE, lease.wait_for(|lease| lease.holds())).await;
-        match opened {
-            Ok(Ok(_)) => Ok(pass),
-            Ok(Err(_)) | Err(_) => Err(StoreError::Unavailable("what others erased cannot be learnt".into())),
-        }
-    }
-
-    /// Goes to the board, again and again.
+    /// Goes to every board, again and again.
     pub async fn keep_visiting(&self) {
+        join_all(self.0.followers.iter().map(|follower| self.keep_visiting_one(follower))).await;
+    }
+
+    async fn keep_visiting_one(&self, follower: &Follower) {
+        let store = follower.store.name();
+        let mut asked = self.0.visit.subscribe();
         let mut failed = false;
         loop {
-            match self.visit().await {
+            match self.visit(follower).await {
                 Ok(()) => failed = false,
                 Err(error) if !failed => {
                     failed = true;
-                    warn!(%error, "what other instances erased cannot be learnt; nothing is applied until it can");
+                    warn!(store, %error, "what others erased cannot be learnt; nothing is applied until it can");
                 }
                 Err(_) => {}
             }
-            let _ = tokio::time::timeout(VISIT_EVERY, self.0.visit.notified()).await;
+            let _ = tokio::time::timeout(VISIT_EVERY, asked.changed()).await;
         }
     }
 
     /// Carries out what is noted, and what others ask for.
     pub async fn keep_working(&self) {
+        // Which stores have a board is known after the first visit.
+        let visited = self.0.followers.iter().map(async |follower| {
+            let _ = follower.lease.subscribe().wait_for(|lease| *lease != Lease::Never).await;
+        });
+        let _ = tokio::time::timeout(RETRY, join_all(visited)).await;
         loop {
             let pause = match self.work().await {
                 Ok(()) => VISIT_EVERY,
@@ -265,10 +274,11 @@ impl Eraser {
         KEEP.max(self.0.retention * 2)
     }
 
-    async fn visit(&self) -> Result<(), Failure> {
-        let Shared { journal, store, clock, lease, heard, work, .. } = &*self.0;
+    async fn visit(&self, follower: &Follower) -> Result<(), Failure> {
+        let Shared { journal, clock, work, .. } = &*self.0;
+        let Follower { store, lease, heard, .. } = follower;
         let began = Instant::now();
-        let lines: Vec<Line> = self.lines().into_iter().collect();
+        let lines: Vec<Line> = self.lines(follower).into_iter().collect();
         let Some(board) = store.board(&lines, self.keep()).await? else {
             lease.send_replace(Lease::Forever);
             return Ok(());
@@ -293,9 +303,9 @@ impl Eraser {
 
     /// All that should stand on the board: what was read there, so that it comes back if the board is lost, and what
     /// this instance has to say.
-    fn lines(&self) -> BTreeSet<Line> {
-        let Shared { journal, heard, .. } = &*self.0;
-        let mut lines: BTreeSet<Line> = heard.lock().lines.iter().cloned().collect();
+    fn lines(&self, follower: &Follower) -> BTreeSet<Line> {
+        let journal = &self.0.journal;
+        let mut lines: BTreeSet<Line> = follower.heard.lock().lines.iter().cloned().collect();
         for Erasure { tombstone, at, stage, driver, .. } in journal.erasures() {
             lines.insert(Word::Erase(tombstone).line(at));
             if stage >= Stage::Scrubbed && driver.is_none() {
@@ -311,61 +321,88 @@ impl Eraser {
     }
 
     async fn work(&self) -> Result<(), Failure> {
-        let Shared { journal, gate, clock, visit, done, .. } = &*self.0;
+        let Shared { journal, followers, clock, visit, done, .. } = &*self.0;
         let noted: Vec<Erasure> =
             journal.erasures().into_iter().filter(|erasure| erasure.stage == Stage::Noted).collect();
         if !noted.is_empty() {
-            // What passed the gate before it was noted arrives now.
-            drop(gate.write().await);
+            // What passed a gate before it was noted arrives now.
+            for follower in followers {
+                drop(follower.gate.write().await);
+            }
+            for erasure in noted.iter().filter(|erasure| erasure.driver.is_none()) {
+                self.erase_in_unshared_stores(erasure).await?;
+            }
             journal.scrub(noted).await?;
-            visit.notify_one();
+            visit.send_replace(());
         }
         for erasure in journal.erasures().into_iter().filter(|erasure| erasure.stage == Stage::Scrubbed) {
             let Erasure { tombstone, .. } = erasure;
+            let mut followers = followers.iter();
             match &erasure.driver {
-                Some(driver) if self.is_everybodys(tombstone) => self.erase_in_store(driver, &erasure).await?,
-                None if self.is_said(&Word::Erased(tombstone)) => {
-                    let _alone = gate.write().await;
-                    self.put_back(&erasure).await?;
+                Some(driver) if followers.clone().all(|follower| self.is_everybodys(follower, tombstone)) => {
+                    for follower in followers {
+                        self.erase_in_store(follower, driver, &erasure).await?;
+                    }
+                    info!("a driver was erased");
+                }
+                None if followers.any(|follower| follower.is_said(&Word::Erased(tombstone))) => {
+                    for follower in &self.0.followers {
+                        let _alone = follower.gate.write().await;
+                        self.put_back(follower, &erasure).await?;
+                    }
                 }
                 _ => continue,
             }
             journal.erasure_done(tombstone).await?;
             done.send_replace(());
-            visit.notify_one();
+            visit.send_replace(());
         }
         let over = clock.now().plus_ms(-(self.keep().as_millis() as i64) - 2 * MARGIN_MS);
         Ok(journal.forget_erasures(over).await?)
     }
 
     /// Whether every instance that is there has carried it out.
-    fn is_everybodys(&self, tombstone: Tombstone) -> bool {
-        if *self.0.lease.borrow() == Lease::Forever {
+    fn is_everybodys(&self, follower: &Follower, tombstone: Tombstone) -> bool {
+        if *follower.lease.borrow() == Lease::Forever {
             return true;
         }
         let own = self.0.journal.id().to_string();
-        let instances = self.0.heard.lock().instances.clone();
+        let instances = follower.heard.lock().instances.clone();
         let mut others = instances.into_iter().filter(|instance| *instance != own);
         // Who is there counts only as seen when the tombstone was there for everybody to see.
-        self.is_said(&Word::Erase(tombstone))
-            && others.all(|instance| self.is_said(&Word::Carried(tombstone, instance)))
+        follower.is_said(&Word::Erase(tombstone))
+            && others.all(|instance| follower.is_said(&Word::Carried(tombstone, instance)))
     }
 
-    fn is_said(&self, word: &Word) -> bool {
-        self.0.heard.lock().lines.iter().any(|line| Word::read(line).as_ref() == Some(word))
-    }
-
-    async fn erase_in_store(&self, driver: &DriverId, erasure: &Erasure) -> Result<(), Failure> {
-        let _alone = self.0.gate.write().await;
-        self.0.store.erase(driver).await?;
-        self.put_back(erasure).await?;
-        info!("a driver was erased");
+    /// What another instance was asked for it does in the stores that all share. A store of this instance alone is this
+    /// one's to erase; whom, it has to find there.
+    async fn erase_in_unshared_stores(&self, erasure: &Erasure) -> Result<(), Failure> {
+        let whenever = Window { since: Timestamp::from_ms(i64::MIN), until: Timestamp::from_ms(i64::MAX) };
+        for follower in self.0.followers.iter().filter(|follower| *follower.lease.borrow() == Lease::Forever) {
+            let mut after = None;
+            loop {
+                let page = follower.store.active(whenever, after.as_ref(), PAGE_DRIVERS).await?;
+                for Located { driver, .. } in page.items.iter().filter(|found| erasure.is_of(&found.driver)) {
+                    self.erase_in_store(follower, driver, erasure).await?;
+                }
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
         Ok(())
     }
 
+    async fn erase_in_store(&self, follower: &Follower, driver: &DriverId, erasure: &Erasure) -> Result<(), Failure> {
+        let _alone = follower.gate.write().await;
+        follower.store.erase(driver).await?;
+        self.put_back(follower, erasure).await
+    }
+
     /// Applies what came in after the erasure once more.
-    async fn put_back(&self, erasure: &Erasure) -> Result<(), Failure> {
-        let Shared { journal, store, applied, clock, retention, .. } = &*self.0;
+    async fn put_back(&self, follower: &Follower, erasure: &Erasure) -> Result<(), Failure> {
+        let Shared { journal, clock, retention, .. } = &*self.0;
         let mut reader = journal.reader(erasure.end);
         let mut points: Vec<Point> = Vec::new();
         loop {
@@ -380,9 +417,27 @@ impl Eraser {
         if points.is_empty() {
             return Ok(());
         }
-        let (end, now) = (*applied.borrow(), clock.now());
+        let (end, now) = (*follower.applied.borrow(), clock.now());
         let forget_before = now.plus_ms(-(retention.as_millis() as i64));
-        Ok(store.apply(Batch { points: &points, end, forget_before, repeated: true }).await?)
+        Ok(follower.store.apply(Batch { points: &points, end, forget_before, repeated: true }).await?)
+    }
+}
+
+impl Follower {
+    /// What passes must be in the store before the pass is given back. Refused if this instance was not at the board
+    /// lately.
+    async fn enter(&self) -> Result<RwLockReadGuard<'_, ()>, StoreError> {
+        let pass = self.gate.read().await;
+        let mut lease = self.lease.subscribe();
+        let opened = tokio::time::timeout(GATE_PATIENCE, lease.wait_for(|lease| lease.holds())).await;
+        match opened {
+            Ok(Ok(_)) => Ok(pass),
+            Ok(Err(_)) | Err(_) => Err(StoreError::Unavailable("what others erased cannot be learnt".into())),
+        }
+    }
+
+    fn is_said(&self, word: &Word) -> bool {
+        self.heard.lock().lines.iter().any(|line| Word::read(line).as_ref() == Some(word))
     }
 }
 
