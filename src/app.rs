@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use crate::applier::Wholeness;
 use crate::clock::Clock;
 use crate::config::ServeConfig;
+use crate::erasure::{Eraser, Gate};
 use crate::health::{Health, StoreHealth, TRAILING_HOUR_MS};
 use crate::http::{self, Service};
 use crate::ingest::Ingest;
@@ -89,17 +90,26 @@ impl App {
         let fed = followers.iter().map(|follower| follower.fed.clone()).collect();
         let health = Health::new(clock.clone(), journal.clone(), fed, queries.clone(), recovery.newest_ts);
         let ingest = Ingest::new(journal.clone(), first.watch_applied());
+        let fed = |follower: &Follower| (follower.store.clone(), follower.fed.progress.watch_applied());
+        let eraser =
+            Eraser::new(journal.clone(), followers.iter().map(fed).collect(), clock.clone(), config.retention);
         at_scrape(&metrics, &health);
 
         let stop_applier = CancellationToken::new();
-        let follow = |follower: &Follower| follower.feed(&journal, &clock, config.retention, stop_applier.clone());
-        let appliers = followers.iter().map(follow).collect();
+        let follow = |(follower, gate): (&Follower, Gate)| {
+            follower.feed(Arc::new(gate), &journal, &clock, config.retention, stop_applier.clone())
+        };
+        let appliers = followers.iter().zip(eraser.gates()).map(follow).collect();
 
         let stop_jobs = CancellationToken::new();
-        let jobs = spawn_jobs(&stop_jobs, &journal, followers, &health, &queries, &metrics, &clock);
+        let mut jobs = spawn_jobs(&stop_jobs, &journal, followers, &health, &queries, &metrics, &clock);
+        jobs.extend(spawn_eraser(&eraser, &stop_jobs));
 
         let whole = async {
-            while first.wholeness() != Wholeness::Whole || health.probe(0).await != StoreHealth::Up {
+            while first.wholeness() != Wholeness::Whole
+                || eraser.is_unfinished()
+                || health.probe(0).await != StoreHealth::Up
+            {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
@@ -107,7 +117,7 @@ impl App {
         let _ = tokio::time::timeout(WHOLE_AT_START, whole).await;
 
         let stop_http = CancellationToken::new();
-        let router = http::router(Arc::new(Service { ingest, queries, health, metrics, clock }));
+        let router = http::router(Arc::new(Service { ingest, queries, eraser, health, metrics, clock }));
         let http = tokio::spawn(http::serve(listener, router, stop_http.clone(), DRAIN));
         Ok(Self { address, journal, stop_http, stop_jobs, stop_applier, http, appliers, jobs })
     }
@@ -144,6 +154,15 @@ fn at_scrape(metrics: &Metrics, health: &Health) {
             told.set_store_state(store.name, store.state());
         }
     });
+}
+
+fn spawn_eraser(eraser: &Eraser, stop: &CancellationToken) -> [JoinHandle<()>; 2] {
+    let (visiting, working) = (eraser.clone(), eraser.clone());
+    let (until, also_until) = (stop.clone(), stop.clone());
+    [
+        tokio::spawn(async move { until.run_until_cancelled(visiting.keep_visiting()).await.unwrap_or(()) }),
+        tokio::spawn(async move { also_until.run_until_cancelled(working.keep_working()).await.unwrap_or(()) }),
+    ]
 }
 
 fn spawn_jobs(

@@ -18,6 +18,7 @@
 //! | [`journal`] | the durable log: group commit, recovery, retention, checkpoints | interprets what it keeps |
 //! | [`applier`] | follows the journal into a store, makes good what that lost, sets aside what it refuses | invents a second way in |
 //! | [`store`] | the contract of an index, and its two forms: [`store::embedded`] and [`store::redis`] | reads the journal or the clock |
+//! | [`erasure`] | takes a driver out of journal and store, here and at every other instance | speaks HTTP, knows what a segment looks like |
 //! | [`query`] | what the contract promises of each question, and the label of the answer | speaks HTTP, names an adapter |
 //! | [`health`] | whether the fleet still reports | waits |
 //! | [`jobs`] | forgetting, rebuilding, comparing | HTTP |
@@ -31,6 +32,7 @@
 //! - A 202 means: fsynced here. A 200 with `wait=applied` means: and in the store. Nothing goes round the journal.
 //! - A type of [`model`] is the proof that a value was checked. Only the edge checks.
 //! - Applying twice, late, or out of order changes nothing: a point is known by driver and millisecond.
+//! - What was erased does not come back: not by a crash, a rebuild, or an instance that was away.
 //! - No answer hides that it is less than whole. Nothing to answer from is an error, never an empty list.
 //! - A dead store degrades answers and nothing else; a dead journal turns `/readyz` red.
 //! - No driver id, coordinate or secret in a log line, a metric label or an error.
@@ -43,6 +45,7 @@ pub mod applier;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod erasure;
 pub mod fleet;
 pub mod health;
 pub mod http;

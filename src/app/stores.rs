@@ -101,16 +101,17 @@ impl Follower {
         Ok(Self { name, store, fed: Fed { source, progress } })
     }
 
-    /// Feeds it, until `stop`.
+    /// Feeds it by way of `gate`, until `stop`.
     pub(super) fn feed(
         &self,
+        gate: Arc<dyn Store>,
         journal: &Journal,
         clock: &Clock,
         retention: Duration,
         stop: CancellationToken,
     ) -> JoinHandle<()> {
-        let Self { store, fed, .. } = self;
-        let applier = Applier::new(journal.clone(), store.clone(), fed.progress.clone(), clock.clone(), retention);
+        let progress = self.fed.progress.clone();
+        let applier = Applier::new(journal.clone(), gate, progress, clock.clone(), retention);
         tokio::spawn(applier.supervised(stop))
     }
 }

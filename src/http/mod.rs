@@ -11,6 +11,7 @@
 //! Never here: the journal, a store, what a word of the contract means in moments ([`Queries`] knows).
 
 use crate::clock::Clock;
+use crate::erasure::Eraser;
 use crate::health::Health;
 use crate::ingest::Ingest;
 use crate::query::Queries;
@@ -19,6 +20,7 @@ use crate::telemetry::Metrics;
 mod accept;
 mod cursor;
 mod edge;
+mod erase;
 mod health;
 mod ingest;
 mod linger;
@@ -41,6 +43,8 @@ pub struct Service {
     pub ingest: Ingest,
     /// The questions.
     pub queries: Queries,
+    /// The way out.
+    pub eraser: Eraser,
     /// What the uptime monitor is told.
     pub health: Health,
     /// What is counted.

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::ingest::Receipt;
 use super::points::EnvelopeError;
+use crate::erasure::Unfinished;
 use crate::ingest::Refusal;
 use crate::query::QueryError;
 
@@ -50,6 +51,8 @@ pub(crate) enum Problem {
     NoValidPoints(Receipt),
     #[error("refused")]
     Refused(#[from] Refusal),
+    #[error("not erased")]
+    NotErased(#[from] Unfinished),
     #[error("no answer")]
     Unanswered(#[from] QueryError),
     #[error("the index is incomplete")]
@@ -91,11 +94,16 @@ impl Problem {
             Self::DriverIdInvalid => (StatusCode::BAD_REQUEST, "driver_id_invalid", "Invalid driver id"),
             Self::Envelope(error) => (envelope_status(*error), error.code(), "The batch was not read"),
             Self::NoValidPoints(_) => (StatusCode::UNPROCESSABLE_ENTITY, "no_valid_points", "No valid points"),
-            Self::Refused(Refusal::Overloaded) => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded"),
-            Self::Refused(Refusal::JournalUnavailable) => {
+            Self::NotErased(Unfinished::UnderWay) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "erasure_under_way", "Erasure under way")
+            }
+            Self::Refused(Refusal::Overloaded) | Self::NotErased(Unfinished::Overloaded) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded")
+            }
+            Self::Refused(Refusal::JournalUnavailable) | Self::NotErased(Unfinished::JournalUnavailable) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "journal_unavailable", "Journal unavailable")
             }
-            Self::Refused(Refusal::ShuttingDown) => {
+            Self::Refused(Refusal::ShuttingDown) | Self::NotErased(Unfinished::ShuttingDown) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "Shutting down")
             }
             Self::Unanswered(QueryError::OutOfRetention) => {
@@ -137,7 +145,15 @@ impl Problem {
             Self::Refused(Refusal::JournalUnavailable) => {
                 "the points could not be made durable; sending them again is harmless".into()
             }
-            Self::Refused(Refusal::ShuttingDown) => "this instance is shutting down".into(),
+            Self::NotErased(Unfinished::UnderWay) => {
+                "the erasure is on disk and will be carried out whatever happens; asking again tells whether it is done"
+                    .into()
+            }
+            Self::NotErased(Unfinished::Overloaded) => "too many erasures are under way".into(),
+            Self::NotErased(Unfinished::JournalUnavailable) => {
+                "the erasure could not be made durable; asking again is harmless".into()
+            }
+            Self::Refused(Refusal::ShuttingDown) | Self::NotErased(Unfinished::ShuttingDown) => "this instance is shutting down".into(),
             Self::Unanswered(QueryError::NotFound) => "no such driver within the retention".into(),
             Self::Unanswered(QueryError::OutOfRetention) => "this hour is no longer kept".into(),
             Self::Unanswered(QueryError::Unavailable(_)) => "there is nothing to answer from at the moment".into(),

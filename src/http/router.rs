@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Extension, Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::{Service, edge, health, ingest, metrics, query};
+use super::{Service, edge, erase, health, ingest, metrics, query};
 
 /// What a key must allow for a request to pass. Each request carries that of its route among its extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,10 +17,12 @@ pub(crate) enum Scope {
     Ingest,
     /// Asking about drivers.
     Read,
+    /// Erasing drivers.
+    Admin,
 }
 
 /// Every path, what a caller needs for it, and what answers.
-fn routes(service: &Arc<Service>) -> [(&'static str, Scope, MethodRouter<Arc<Service>>); 13] {
+fn routes(service: &Arc<Service>) -> [(&'static str, Scope, MethodRouter<Arc<Service>>); 14] {
     let query = |handler: MethodRouter<Arc<Service>>| {
         handler.layer(middleware::from_fn_with_state(service.clone(), query::label_every_answer))
     };
@@ -30,6 +32,7 @@ fn routes(service: &Arc<Service>) -> [(&'static str, Scope, MethodRouter<Arc<Ser
         ("/v1/active", Scope::Read, query(get(query::active))),
         ("/v1/active/count", Scope::Read, query(get(query::active_count))),
         ("/v1/drivers/{id}", Scope::Read, query(get(query::latest))),
+        ("/v1/drivers/{id}", Scope::Admin, delete(erase::delete_driver)),
         ("/v1/drivers/{id}/track", Scope::Read, query(get(query::track))),
         ("/v1/hours/{hour}/drivers", Scope::Read, query(get(query::hour_drivers))),
         ("/v1/hours/{hour}/positions", Scope::Read, query(get(query::hour_positions))),

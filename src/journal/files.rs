@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::JournalId;
 
 const SEGMENT_SUFFIX: &str = ".seg";
+const SCRUBBED: &str = "scrub";
 const BASE_DIGITS: usize = 20;
 
 /// The paths in a data directory.
@@ -49,6 +50,19 @@ impl Files {
     /// Twenty digits, so that the order of names is the order of offsets.
     pub(super) fn segment(&self, base: u64) -> PathBuf {
         self.journal_dir.join(format!("{base:0BASE_DIGITS$}{SEGMENT_SUFFIX}"))
+    }
+
+    /// Where a segment is written anew before it takes its name.
+    pub(super) fn scrubbed(&self, base: u64) -> PathBuf {
+        self.segment(base).with_extension(SCRUBBED)
+    }
+
+    pub(super) fn is_scrubbed(path: &Path) -> bool {
+        path.extension().is_some_and(|extension| extension == SCRUBBED)
+    }
+
+    pub(super) fn erasures(&self) -> PathBuf {
+        self.journal_dir.join("erasures")
     }
 
     /// The bases of all segments, oldest first. Other files are none of ours.

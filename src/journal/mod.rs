@@ -20,6 +20,9 @@
 //! **One writer.** A thread of its own takes all that waits, writes it at once and syncs it at once. Whoever appends
 //! encodes its own batch before that. After a failed write nothing of that segment is believed or written again.
 //!
+//! **Erasure.** What was accepted of one driver can be taken out for good: `erasures` notes it, `scrub` writes the segments
+//! anew with filler where its points were.
+//!
 //! The format, byte by byte, is in `docs/journal.md`; `tests/fixtures/journal-v1` holds it to that.
 //!
 //! Never here: HTTP, stores, the meaning of a point, the clock (callers pass moments).
@@ -35,6 +38,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use crate::model::{Offset, Point, Timestamp};
+use erasures::Erasures;
 use files::Files;
 use lock::DirectoryLock;
 use queue::Queue;
@@ -43,6 +47,7 @@ use retention::Sealed;
 use writer::{Waiting, Writer};
 
 mod checkpoint;
+mod erasures;
 mod error;
 mod files;
 mod lock;
@@ -52,10 +57,12 @@ mod reader;
 mod record;
 mod recovery;
 mod retention;
+mod scrub;
 mod segment;
 mod writer;
 
 pub use checkpoint::{Checkpoint, Note};
+pub use erasures::{Erasure, Stage};
 pub use error::{AppendError, OpenError};
 pub use options::Options;
 pub use reader::{Damage, Reader, Record};
@@ -154,6 +161,7 @@ pub(in crate::journal) struct Shared {
     writable: AtomicBool,
     committed: watch::Sender<Committed>,
     sealed: Mutex<BTreeMap<u64, Sealed>>,
+    erasures: Erasures,
     retaining: Mutex<()>,
     counters: Counters,
     /// Taken by the writer as it ends, so that the directory is free as soon as nothing is written to it any more.
@@ -209,6 +217,8 @@ impl Journal {
         if files.read_id().map_err(OpenError::at(&files.id()))?.is_none() {
             files.write_id(resume.id).map_err(OpenError::at(&files.id()))?;
         }
+        let erasures = Erasures::load(&files).map_err(OpenError::at(&files.erasures()))?;
+        scrub::remove_leftovers(&files).map_err(OpenError::at(files.journal_dir()))?;
         let sealed = sealed(&files, &resume.empty).map_err(OpenError::at(files.journal_dir()))?;
         let shared = Arc::new(Shared {
             id: resume.id,
@@ -218,6 +228,7 @@ impl Journal {
             writable: AtomicBool::new(false),
             committed: watch::Sender::new(Committed { end: recovery.end, points: recovery.points }),
             sealed: Mutex::new(sealed),
+            erasures,
             retaining: Mutex::new(()),
             counters: Counters::default(),
             lock: Mutex::new(Some(lock)),

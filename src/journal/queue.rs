@@ -4,9 +4,11 @@ use std::mem;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
 
 use super::error::AppendError;
 use super::writer::Waiting;
+use crate::model::Offset;
 
 pub(super) struct Queue {
     state: Mutex<State>,
@@ -14,9 +16,18 @@ pub(super) struct Queue {
     max_bytes: usize,
 }
 
+/// What the writer is to do, in this order.
+#[derive(Default)]
+pub(super) struct Work {
+    /// To be put on disk.
+    pub(super) batches: Vec<Waiting>,
+    /// To be told where the segment begins that holds none of the batches, nor any before them.
+    pub(super) rolls: Vec<oneshot::Sender<Offset>>,
+}
+
 #[derive(Default)]
 struct State {
-    waiting: Vec<Waiting>,
+    waiting: Work,
     bytes: usize,
     is_closed: bool,
 }
@@ -35,14 +46,24 @@ impl Queue {
         let mut state = self.state.lock();
         state.admits(batch.bytes.len(), self.max_bytes)?;
         state.bytes += batch.bytes.len();
-        state.waiting.push(batch);
+        state.waiting.batches.push(batch);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    pub(super) fn push_roll(&self, answer: oneshot::Sender<Offset>) -> Result<(), AppendError> {
+        let mut state = self.state.lock();
+        if state.is_closed {
+            return Err(AppendError::Closed);
+        }
+        state.waiting.rolls.push(answer);
         self.arrived.notify_one();
         Ok(())
     }
 
     /// Everything that waits, as soon as there is anything; nothing once `patience` is over; `None` when closed and
     /// empty.
-    pub(super) fn take(&self, patience: Option<Duration>) -> Option<Vec<Waiting>> {
+    pub(super) fn take(&self, patience: Option<Duration>) -> Option<Work> {
         let mut state = self.state.lock();
         while state.waiting.is_empty() && !state.is_closed {
             match patience {
@@ -70,6 +91,12 @@ impl Queue {
 
     pub(super) fn bytes(&self) -> usize {
         self.state.lock().bytes
+    }
+}
+
+impl Work {
+    fn is_empty(&self) -> bool {
+        self.batches.is_empty() && self.rolls.is_empty()
     }
 }
 

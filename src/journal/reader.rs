@@ -6,12 +6,16 @@
 //! Where bytes are damaged the reader looks for the next frame whose header holds and goes on. Points are numbered
 //! without a gap, so the number of the next one tells exactly how many were lost, across a missing segment too.
 //!
+//! A segment may be replaced under a reader by one in which points are erased: it then goes on in the new one, at the
+//! same offset. Points that are to be erased are never handed over, whether they still stand there or not.
+//!
 //! Never here: writing, cutting, locking. A directory is read beside the service that writes it.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::erasures::Erasures;
 use super::files::Files;
 use super::segment::{HEADER_LEN, HeaderRead, Segment};
 use super::{Committed, Shared};
@@ -28,7 +32,7 @@ pub struct Record {
     pub points_end: u64,
     /// When it was received.
     pub received: Timestamp,
-    /// Its points, in the order sent.
+    /// Its points, in the order sent, without those that were erased; perhaps none.
     pub points: Vec<Point>,
 }
 
@@ -59,6 +63,8 @@ pub struct Reader {
     files: Files,
     /// Of a running journal, whose committed end is the limit.
     live: Option<Arc<Shared>>,
+    /// Of a directory that is not ours to write: what was noted there when reading began.
+    noted: Erasures,
     segment: Option<Segment>,
     /// Everything before this was read.
     position: u64,
@@ -71,7 +77,12 @@ impl Reader {
     /// Reads the journal in the data directory `dir` from the offset `from`, without a lock: only whole records that
     /// are in the files, whether synced or not.
     pub fn open(dir: &Path, from: Offset) -> Self {
-        Self::new(Files::new(dir), None, from)
+        let files = Files::new(dir);
+        let noted = Erasures::load(&files).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the note of erasures cannot be read: what was to be erased is read as well");
+            Erasures::default()
+        });
+        Self { noted, ..Self::new(files, None, from) }
     }
 
     pub(super) fn live(shared: Arc<Shared>, from: Offset) -> Self {
@@ -81,7 +92,12 @@ impl Reader {
     }
 
     fn new(files: Files, live: Option<Arc<Shared>>, from: Offset) -> Self {
-        Self { files, live, segment: None, position: from.get(), expected: None, damage: Damage::default() }
+        let (position, damage) = (from.get(), Damage::default());
+        Self { files, live, noted: Erasures::default(), segment: None, position, expected: None, damage }
+    }
+
+    fn erasures(&self) -> &Erasures {
+        self.live.as_ref().map_or(&self.noted, |shared| &shared.erasures)
     }
 
     /// Goes on from `from`, wherever it was before. What damage it met stays counted.
@@ -141,8 +157,10 @@ impl Reader {
 
     /// The segment that `position` lies in, or else the next one.
     fn enter(&mut self) -> io::Result<Option<Segment>> {
-        if self.segment.is_some() {
-            return Ok(self.segment.take());
+        if let Some(segment) = self.segment.take()
+            && !segment.is_replaced(&self.files.segment(segment.base()))?
+        {
+            return Ok(Some(segment));
         }
         let bases = self.files.segments()?;
         let before = bases.partition_point(|base| *base <= self.position);
@@ -203,7 +221,8 @@ impl Reader {
             self.expected = Some(frame.points_end());
             match decoded {
                 Some(decoded) => {
-                    points += decoded.len();
+                    points += frame.points as usize;
+                    let decoded = self.erasures().strike(&decoded, self.position()).unwrap_or(decoded);
                     records.push(Record {
                         start: Offset::new(base + found),
                         end: self.position(),

@@ -21,6 +21,10 @@ const HAS_HEADING: u8 = 2;
 const HAS_ACCURACY: u8 = 4;
 const HAS_TAGS: u8 = 8;
 const ALL_FLAGS: u8 = 15;
+/// In the place of the flags: no point, but the room that an erased one took.
+const ERASED: u8 = 16;
+/// The flags and a length in two bytes; what follows is zero.
+const ERASED_LEN: usize = 3;
 
 /// What a frame header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +86,7 @@ impl Frame {
         crc32c::crc32c(payload) == self.payload_crc
     }
 
-    /// The points; `None` if the payload is damaged in any way.
+    /// The points that were not erased; `None` if the payload is damaged in any way.
     pub(super) fn decode_points(&self, payload: &[u8]) -> Option<Vec<Point>> {
         if !self.holds(payload) {
             return None;
@@ -90,9 +94,41 @@ impl Frame {
         let mut points = Vec::with_capacity((self.points as usize).min(payload.len() / MIN_POINT_LEN));
         let mut input = Input(payload);
         for _ in 0..self.points {
-            points.push(decode_point(&mut input, self.received)?);
+            if let Entry::Point(point) = decode_point(&mut input, self.received)? {
+                points.push(point);
+            }
         }
         input.0.is_empty().then_some(points)
+    }
+
+    /// Erases the points of every driver that `is_erased`, and says how many those were; `None` if the payload is
+    /// damaged in any way. The checksum of the header is then right, that in the file is the caller's matter.
+    pub(super) fn erase_points(
+        &mut self,
+        payload: &mut [u8],
+        mut is_erased: impl FnMut(&DriverId) -> bool,
+    ) -> Option<u32> {
+        let mut places = Vec::new();
+        let mut input = Input(payload);
+        for _ in 0..self.points {
+            let at = payload.len() - input.0.len();
+            if let Entry::Point(point) = decode_point(&mut input, self.received)?
+                && is_erased(&point.driver)
+            {
+                places.push(at..payload.len() - input.0.len());
+            }
+        }
+        if !input.0.is_empty() {
+            return None;
+        }
+        for place in &places {
+            let room = &mut payload[place.clone()];
+            room.fill(0);
+            room[0] = ERASED;
+            room[1..ERASED_LEN].copy_from_slice(&(place.len() as u16).to_le_bytes());
+        }
+        self.payload_crc = crc32c::crc32c(payload);
+        Some(places.len() as u32)
     }
 }
 
@@ -144,8 +180,18 @@ pub(super) fn encode_point(point: &Point, received: Timestamp, out: &mut Vec<u8>
     }
 }
 
-fn decode_point(input: &mut Input<'_>, received: Timestamp) -> Option<Point> {
+/// What stands in the place of a point.
+enum Entry {
+    Point(Point),
+    Erased,
+}
+
+fn decode_point(input: &mut Input<'_>, received: Timestamp) -> Option<Entry> {
     let flags = input.byte()?;
+    if flags == ERASED {
+        let len = usize::from(u16::from_le_bytes(input.bytes(2)?.try_into().ok()?));
+        return input.bytes(len.checked_sub(ERASED_LEN)?).map(|_| Entry::Erased);
+    }
     if flags > ALL_FLAGS {
         return None;
     }
@@ -174,7 +220,7 @@ fn decode_point(input: &mut Input<'_>, received: Timestamp) -> Option<Point> {
         let len = input.varint()?.try_into().ok()?;
         tags = Tags::from_joined(input.text(len)?).ok()?;
     }
-    Some(Point { driver, fix: Fix { ts, position, speed, heading, accuracy, tags } })
+    Some(Entry::Point(Point { driver, fix: Fix { ts, position, speed, heading, accuracy, tags } }))
 }
 
 /// Seven bits a byte, lowest first; the high bit says that more follow.

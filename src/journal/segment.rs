@@ -7,7 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::JournalId;
@@ -135,6 +135,16 @@ impl Segment {
 
     pub(super) fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    /// Whether another file has taken its name: its records are the same, but for what was erased in them.
+    pub(super) fn is_replaced(&self, path: &Path) -> io::Result<bool> {
+        match std::fs::metadata(path) {
+            Ok(now) => Ok(now.ino() != self.file.metadata()?.ino()),
+            // What retention took is read to its end.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Forgets what was read, where it may have been read too early.

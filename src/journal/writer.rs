@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 
 use super::error::AppendError;
 use super::files::sync_dir;
+use super::queue::Work;
 use super::record::{FRAME_LEN, Frame};
 use super::recovery::Resume;
 use super::retention::{Known, Sealed};
@@ -91,8 +92,15 @@ impl Writer {
         loop {
             self.open_segment();
             let patience = self.active.is_none().then_some(RETRY);
-            let Some(waiting) = self.shared.queue.take(patience) else { break };
-            self.commit(waiting);
+            let Some(Work { batches, rolls }) = self.shared.queue.take(patience) else { break };
+            self.commit(batches);
+            if !rolls.is_empty() {
+                let next = self.roll();
+                for answer in rolls {
+                    // Whoever no longer waits for the answer does not need it.
+                    let _ = answer.send(next);
+                }
+            }
         }
         self.seal();
     }
@@ -118,6 +126,15 @@ impl Writer {
             }
             self.write(group);
         }
+    }
+
+    /// Where what comes next is written: a segment without a record.
+    fn roll(&mut self) -> Offset {
+        if self.active.as_ref().is_some_and(|active| active.len > HEADER_LEN) {
+            self.seal();
+            self.open_segment();
+        }
+        Offset::new(self.active.as_ref().map_or(self.next_base, |active| active.base))
     }
 
     /// Gives a batch its sequence number and its place in the buffer.
@@ -270,7 +287,7 @@ impl Drop for CloseOnExit {
     fn drop(&mut self) {
         self.0.writable.store(false, Relaxed);
         self.0.queue.close();
-        for batch in self.0.queue.take(None).into_iter().flatten() {
+        for batch in self.0.queue.take(None).unwrap_or_default().batches {
             let _ = batch.answer.send(Err(AppendError::Failed));
         }
         self.0.lock.lock().take();

@@ -16,6 +16,7 @@ mod position;
 mod quad;
 mod tags;
 mod time;
+mod tombstone;
 
 pub use cell::{Cell, Disc, Resolution};
 pub use defect::Defect;
@@ -28,3 +29,4 @@ pub use position::{EARTH_RADIUS_M, MAX_LAT, Position};
 pub use quad::QuadCell;
 pub use tags::{Tag, Tags};
 pub use time::{Hour, InvalidHour, InvalidTime, MAX_AHEAD_MS, Timestamp};
+pub use tombstone::Tombstone;

@@ -4,11 +4,12 @@
 //! Never here: what a loss makes of an answer, or who makes up for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::{Batch, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
+use super::{Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
 use crate::model::{DriverId, Fix, Hour, Offset, Timestamp};
 
 /// Wraps a store.
@@ -120,6 +121,14 @@ impl Store for Audited {
 
     async fn forget_before(&self, cutoff: Timestamp) -> Result<(), StoreError> {
         self.0.inner.forget_before(cutoff).await
+    }
+
+    async fn erase(&self, driver: &DriverId) -> Result<(), StoreError> {
+        self.0.inner.erase(driver).await
+    }
+
+    async fn board(&self, lines: &[Line], keep: Duration) -> Result<Option<Board>, StoreError> {
+        self.0.inner.board(lines, keep).await
     }
 
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {

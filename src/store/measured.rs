@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
-use super::{Batch, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
+use super::{Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
 use crate::model::{DriverId, Fix, Hour, Offset, Timestamp};
 
 type Observe = dyn Fn(&'static str, Duration) + Send + Sync;
@@ -72,6 +72,14 @@ impl Store for Measured {
 
     async fn forget_before(&self, cutoff: Timestamp) -> Result<(), StoreError> {
         self.time("forget_before", self.inner.forget_before(cutoff)).await
+    }
+
+    async fn erase(&self, driver: &DriverId) -> Result<(), StoreError> {
+        self.time("erase", self.inner.erase(driver)).await
+    }
+
+    async fn board(&self, lines: &[Line], keep: Duration) -> Result<Option<Board>, StoreError> {
+        self.time("board", self.inner.board(lines, keep)).await
     }
 
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {

@@ -11,10 +11,14 @@
 //!   within the deadline the store was built with, as [`StoreError::Unavailable`] if need be.
 //! - **Within the retention.** A store need answer only about fixes within its retention; what is older may be gone, or
 //!   still be there: forgetting may be lazy (tracks in Redis are left to their TTL).
+//! - **Erased is erased.** After `erase` no answer shows what was applied of the driver before, and no file of the store
+//!   holds a byte of it. Points applied later are new. Erasing again, or somebody unknown, is no error.
 //! - **Never empty for lack of knowledge.** A store that cannot be asked says so; it never answers "nobody".
 //!
 //! Never here: the journal (an applier brings the points), the clock (callers pass moments), retention policy
 //! (callers pass what to forget), labels such as degraded (the query layer knows them).
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use thiserror::Error;
@@ -116,6 +120,28 @@ pub struct Batch<'a> {
     pub repeated: bool,
 }
 
+/// A line on the board that all instances on one store share.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Line {
+    /// Of no meaning to the store; no line breaks.
+    pub text: String,
+    /// When what it tells of began: it may go when that is longer ago than boards are kept.
+    pub at: Timestamp,
+}
+
+/// What an instance reads off the board.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Board {
+    /// Every line there is, those just written included.
+    pub lines: Vec<Line>,
+    /// The ids of the journals of all instances that wrote or read within [`BOARD_LAPSE`], this one included.
+    pub instances: Vec<String>,
+}
+
+/// An instance that was not at the board for this long is away. Whoever applies points makes sure that it was there
+/// recently enough for this, and its longest call, to be over when others take it for away.
+pub const BOARD_LAPSE: Duration = Duration::from_secs(4);
+
 /// An index of the journal.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -157,6 +183,17 @@ pub trait Store: Send + Sync + 'static {
 
     /// Forgets what belongs to hours that ended before `cutoff`, a step at a time.
     async fn forget_before(&self, cutoff: Timestamp) -> Result<(), StoreError>;
+
+    /// Forgets all that was applied of a driver so far, in memory and on disk; done when this returns. The caller sees to
+    /// it that nothing of that is applied again.
+    async fn erase(&self, driver: &DriverId) -> Result<(), StoreError>;
+
+    /// Writes `lines` on the board that all instances on this store share, if they are not there, each kept for
+    /// `keep` from its own moment; and reads what is there. `None`: nobody else uses this store.
+    async fn board(&self, lines: &[Line], keep: Duration) -> Result<Option<Board>, StoreError> {
+        let _nobody_to_tell = (lines, keep);
+        Ok(None)
+    }
 
     /// The newest fix of a driver, if it lies in the window.
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError>;

@@ -9,11 +9,11 @@ use geotrail::journal::{AppendError, Damage, Journal, Note, OpenError, Options, 
 use geotrail::model::{Accuracy, DriverId, Fix, Heading, Offset, Point, Position, Speed, Tags, Timestamp};
 use tempfile::TempDir;
 
-const NOON: Timestamp = Timestamp::from_ms(1_795_348_800_000);
+pub(crate) const NOON: Timestamp = Timestamp::from_ms(1_795_348_800_000);
 const HOUR_MS: i64 = 3_600_000;
 
 /// A point that differs from every other in nearly every field.
-fn point(number: u64) -> Point {
+pub(crate) fn point(number: u64) -> Point {
     let n = number as i64;
     let even = |value: i64| (number.is_multiple_of(2)).then_some(value);
     Point {
@@ -30,25 +30,25 @@ fn point(number: u64) -> Point {
     }
 }
 
-fn points(numbers: std::ops::Range<u64>) -> Vec<Point> {
+pub(crate) fn points(numbers: std::ops::Range<u64>) -> Vec<Point> {
     numbers.map(point).collect()
 }
 
-fn open(dir: &Path) -> Journal {
+pub(crate) fn open(dir: &Path) -> Journal {
     Journal::open(Options::new(dir), NOON).unwrap().0
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 /// Appends one after the other, each with a sync of its own.
-fn append(journal: &Journal, batches: &[Vec<Point>]) -> Vec<Offset> {
+pub(crate) fn append(journal: &Journal, batches: &[Vec<Point>]) -> Vec<Offset> {
     let append = |batch: &Vec<Point>| runtime().block_on(journal.append(batch.clone(), NOON)).unwrap();
     batches.iter().map(append).collect()
 }
 
-fn read_all(reader: &mut Reader) -> Vec<Record> {
+pub(crate) fn read_all(reader: &mut Reader) -> Vec<Record> {
     let mut all = Vec::new();
     loop {
         let records = reader.read(7).unwrap();
@@ -59,11 +59,11 @@ fn read_all(reader: &mut Reader) -> Vec<Record> {
     }
 }
 
-fn points_of(records: &[Record]) -> Vec<Point> {
+pub(crate) fn points_of(records: &[Record]) -> Vec<Point> {
     records.iter().flat_map(|record| record.points.clone()).collect()
 }
 
-fn segments(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn segments(dir: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<_> = fs::read_dir(dir.join("journal")).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "seg"));
     paths.sort();
@@ -230,7 +230,7 @@ fn a_record_in_another_place_is_not_taken_for_the_one_that_was_there() {
 }
 
 /// Three segments, of an hour each: points 0..10, 10..30, 30..35.
-fn three_hours(dir: &Path) -> (Journal, Vec<Offset>) {
+pub(crate) fn three_hours(dir: &Path) -> (Journal, Vec<Offset>) {
     let journal = open(dir);
     let append =
         |hour: i64, numbers| runtime().block_on(journal.append(points(numbers), NOON.plus_ms(hour * HOUR_MS)));
@@ -596,7 +596,7 @@ fn a_checkpoint_is_whole_of_this_journal_or_none() {
     assert_eq!(stranger.read().unwrap(), None, "of another journal");
 }
 
-fn fixture(name: &str) -> TempDir {
+pub(crate) fn fixture(name: &str) -> TempDir {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/journal-v1").join(name);
     let dir = TempDir::new().unwrap();
     fs::create_dir(dir.path().join("journal")).unwrap();

@@ -334,6 +334,10 @@ impl Store for Fragile {
         self.inner.forget_before(cutoff).await
     }
 
+    async fn erase(&self, driver: &DriverId) -> Result<(), StoreError> {
+        self.inner.erase(driver).await
+    }
+
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {
         self.inner.latest(driver, window).await
     }

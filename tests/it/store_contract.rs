@@ -17,11 +17,12 @@ use rand::{RngExt, SeedableRng};
 
 use crate::harness::redis::RedisServer;
 use crate::oracle::{Content, Oracle, Report, Seen, hour_of, parse_utc};
+pub(crate) use bench::point;
 use bench::{
     AHEAD_MS, ANTIMERIDIAN, Around, Bench, CITY, HOUR_MS, Listing, Make, NORTHERN_LIMIT, ONE, SOUTHERN_LIMIT, TWO,
     WORLD, all, ask_nearby, at, check_everything, check_everything_kept, check_fleet, check_listing, check_nearby,
     check_track, content, content_of, driver_name, embedded, fleet, hour, id, now, open_embedded, open_redis, page,
-    place, point, redis, redis_by_5, redis_by_7, trailing, window,
+    place, redis, redis_by_5, redis_by_7, trailing, window,
 };
 
 // ---- Answers equal brute force

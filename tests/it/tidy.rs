@@ -46,6 +46,11 @@ const MAY_NAME: &[(&str, &[&str], &str)] = &[
         &["model", "journal", "store", "clock", "telemetry"],
         "it carries points from the journal to a store, and nothing else",
     ),
+    (
+        "erasure",
+        &["model", "journal", "store", "clock"],
+        "it goes wherever points are, whoever brought them there and whoever asks",
+    ),
     ("fleet", &["model", "clock"], "it is a client: what it needs of the service it must get over HTTP"),
 ];
 

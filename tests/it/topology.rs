@@ -111,6 +111,7 @@ async fn connected(url: String) -> RedisStore {
         ca: None,
         prefix: Options::PREFIX.into(),
         instance: "00000000000000aa".into(),
+        shard_resolution: None,
         retention: Duration::from_hours(48),
         deadline: Options::DEADLINE,
     };

@@ -27,6 +27,7 @@ fn options(url: String) -> Options {
         ca: None,
         prefix: Options::PREFIX.into(),
         instance: "00000000000000aa".into(),
+        shard_resolution: None,
         retention: Duration::from_hours(48),
         deadline: Options::DEADLINE,
     }

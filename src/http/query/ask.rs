@@ -69,7 +69,7 @@ pub(super) fn hour_in_path(segment: Segment) -> Result<Hour, Problem> {
 }
 
 /// The driver's id, of the path.
-pub(super) fn driver_in_path(segment: Segment) -> Result<DriverId, Problem> {
+pub(in crate::http) fn driver_in_path(segment: Segment) -> Result<DriverId, Problem> {
     in_path(segment, Problem::DriverIdInvalid, |text| DriverId::new(text).ok())
 }
 

@@ -25,6 +25,7 @@ use super::problem::Problem;
 use crate::query::{Answer, IndexState, QueryError};
 
 pub(super) use active::{active, active_count};
+pub(super) use ask::{Segment, driver_in_path};
 pub(super) use density::density;
 pub(super) use driver::{latest, track};
 pub(super) use hours::{hour_drivers, hour_positions};

@@ -100,17 +100,28 @@ impl Fleet {
 
     /// Forgets the driver of a number, and frees it. Says where it last was.
     pub(super) fn remove(&mut self, number: u32) -> Option<Position> {
+        let position = self.vacate(number)?;
+        self.free.push(number);
+        Some(position)
+    }
+
+    /// Forgets the driver of a number, and keeps that from others until it is given to [`Self::free`].
+    pub(super) fn vacate(&mut self, number: u32) -> Option<Position> {
         let driver = self.slots.get_mut(number as usize)?.take()?;
         let hash = self.hasher.hash_one(&driver.id);
         if let Ok(entry) = self.by_id.find_entry(hash, |other| *other == number) {
             entry.remove();
         }
         self.in_order.remove(&driver.id);
-        self.free.push(number);
         if self.in_order.is_empty() {
             self.newest_ts = None;
         }
         Some(driver.newest.position)
+    }
+
+    /// Gives a vacated number back.
+    pub(super) fn free(&mut self, number: u32) {
+        self.free.push(number);
     }
 
     /// One more than the highest number that was ever taken.
@@ -124,8 +135,13 @@ impl Fleet {
         self.in_order.range::<DriverId, _>((from, Bound::Unbounded)).map(|(id, number)| (id, *number))
     }
 
+    /// After somebody left who was not the one longest silent.
+    pub(super) fn find_newest_ts(&mut self) {
+        self.newest_ts = self.slots.iter().flatten().map(|driver| driver.newest.ts).max();
+    }
+
     /// The `ts` of the newest fix of all. It stays the newest until everybody is forgotten, for drivers leave in the
-    /// order of their newest fixes.
+    /// order of their newest fixes; but for those who are erased.
     pub(super) fn newest_ts(&self) -> Option<Timestamp> {
         self.newest_ts
     }

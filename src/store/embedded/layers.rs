@@ -70,6 +70,11 @@ impl Layers {
         }
     }
 
+    /// Lets go of all of them; they are filled anew when somebody asks.
+    pub(super) fn clear(&mut self) {
+        self.by_hour.clear();
+    }
+
     /// Forgets hours that ended before `cutoff`.
     pub(super) fn forget_before(&mut self, cutoff: Timestamp) {
         self.by_hour.retain(|hour, _| hour.end() > cutoff);

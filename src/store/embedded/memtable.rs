@@ -78,6 +78,20 @@ impl Memtable {
         log.drivers.get(&number).map(|entry| log.fix(hour, entry.last))
     }
 
+    /// Forgets a driver. What it left in the logs goes with them, unread.
+    pub(super) fn erase(&mut self, number: u32) {
+        for log in self.hours.values_mut() {
+            if log.drivers.remove(&number).is_some() {
+                self.bytes -= ENTRY_BYTES;
+            }
+        }
+        let emptied: Vec<Hour> =
+            self.hours.iter().filter(|(_, log)| log.drivers.is_empty()).map(|(hour, _)| *hour).collect();
+        for hour in emptied {
+            self.bytes -= self.hours.remove(&hour).map_or(0, |log| log.log.len());
+        }
+    }
+
     /// Forgets hours that ended before `cutoff`.
     pub(super) fn forget_before(&mut self, cutoff: Timestamp) {
         while let Some(first) = self.hours.first_entry()

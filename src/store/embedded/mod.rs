@@ -4,6 +4,7 @@
 //! - `memtable` holds what arrived since the last write; `run` is what one write left of one hour; `manifest` says
 //!   which runs count and up to which offset of the journal they are complete. The journal is replayed from there.
 //! - `layers` is where everybody last was in the few hours of the past that are asked about.
+//! - `erase` takes one driver out of all of this.
 //! - `state` is all of the memory behind one lock; `upkeep` is all that passes between it and the disk.
 //!
 //! Nothing here waits for the disk with the lock held, and nothing blocking runs on the async threads: what reads or
@@ -12,6 +13,7 @@
 //! Never here: the journal, the clock, HTTP.
 
 mod disk;
+mod erase;
 mod fleet;
 mod layers;
 mod manifest;
@@ -211,6 +213,14 @@ impl Store for EmbeddedStore {
     async fn forget_before(&self, cutoff: Timestamp) -> Result<(), StoreError> {
         self.opened()?;
         self.blocking(move |shared| shared.forget_before(cutoff)).await
+    }
+
+    async fn erase(&self, driver: &DriverId) -> Result<(), StoreError> {
+        self.opened()?;
+        // Neither may anything be applied nor a layer be filled, for a driver's number goes to somebody else afterwards.
+        let (_applying, _filling) = (self.applying.lock().await, self.filling.lock().await);
+        let driver = driver.clone();
+        self.blocking(move |shared| shared.erase(&driver)).await
     }
 
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {

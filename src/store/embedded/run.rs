@@ -105,6 +105,11 @@ impl Run {
         &self.path
     }
 
+    /// Whether anything of a driver is in it.
+    pub(super) fn has(&self, driver: u32) -> Result<bool, DiskError> {
+        Ok(self.find(driver)?.is_some())
+    }
+
     /// The fixes of a driver, in the order of time.
     pub(super) fn fixes(&self, driver: u32) -> Result<Vec<Fix>, DiskError> {
         self.find(driver)?.map_or(Ok(Vec::new()), |entry| self.block(&entry))
@@ -272,8 +277,8 @@ impl RunWriter {
     }
 }
 
-/// Writes all that `runs` of one hour hold as one.
-pub(super) fn merge(path: &Path, hour: Hour, runs: &[Arc<Run>]) -> Result<(), DiskError> {
+/// Writes all that `runs` of one hour hold as one, but for the drivers in `without`. Says of how many drivers.
+pub(super) fn merge(path: &Path, hour: Hour, runs: &[Arc<Run>], without: &[u32]) -> Result<u64, DiskError> {
     let mut writer = RunWriter::create(path, hour)?;
     let mut walks: Vec<Walk<'_>> = runs.iter().map(|run| Walk { run, index: 0, entries: Vec::new() }).collect();
     loop {
@@ -293,10 +298,14 @@ pub(super) fn merge(path: &Path, hour: Hour, runs: &[Arc<Run>]) -> Result<(), Di
                 fixes.append(&mut walk.run.block(&entry)?);
             }
         }
-        settle(&mut fixes);
-        writer.push(driver, &fixes)?;
+        if !without.contains(&driver) {
+            settle(&mut fixes);
+            writer.push(driver, &fixes)?;
+        }
     }
-    writer.finish()
+    let drivers = writer.count;
+    writer.finish()?;
+    Ok(drivers)
 }
 
 /// A walk along the index of a run; what was read ahead waits in reverse.

@@ -30,19 +30,21 @@ pub(super) struct Shared {
     pub(super) state: RwLock<State>,
     pub(super) durable: AtomicU64,
     pub(super) is_open: AtomicBool,
-    upkeep: Mutex<Upkeep>,
+    pub(super) upkeep: Mutex<Upkeep>,
 }
 
 #[derive(Debug, Default)]
-struct Upkeep {
-    manifest: Manifest,
-    is_closed: bool,
-    is_damaged: bool,
+pub(super) struct Upkeep {
+    pub(super) manifest: Manifest,
+    pub(super) is_closed: bool,
+    pub(super) is_damaged: bool,
+    /// Numbers of erased drivers that may still stand in files.
+    pub(super) vacated: Vec<u32>,
 }
 
 impl Upkeep {
     /// Makes `manifest` the one that counts. A damaged store has none: the next start must not take it for whole.
-    fn commit(&mut self, manifest: Manifest, dir: &Path) -> Result<(), DiskError> {
+    pub(super) fn commit(&mut self, manifest: Manifest, dir: &Path) -> Result<(), DiskError> {
         if !self.is_damaged {
             manifest.write(dir)?;
         }
@@ -134,7 +136,7 @@ impl Shared {
     }
 
     /// The fleet as it is now: it may know of points beyond the checkpoint, which are applied once more then.
-    fn write_fleet(&self, path: &Path) -> Result<(), DiskError> {
+    pub(super) fn write_fleet(&self, path: &Path) -> Result<(), DiskError> {
         let mut writer = FleetWriter::new();
         let mut after: Option<DriverId> = None;
         loop {
@@ -164,7 +166,7 @@ impl Shared {
             let mut manifest = upkeep.manifest.clone();
             let file = manifest.take_file();
             let path = manifest::run_path(&self.dir, hour, file);
-            run::merge(&path, hour, &runs)?;
+            run::merge(&path, hour, &runs, &[])?;
             let merged = Arc::new(Run::open(path, hour, file, |_| {})?);
             manifest.runs.retain(|(_, file)| runs.iter().all(|run| run.number() != *file));
             manifest.runs.push((hour, file));
@@ -319,17 +321,24 @@ fn named<T>(result: Result<T, DiskError>) -> Result<T, DiskError> {
 }
 
 fn remove_unnamed(dir: &Path, manifest: &Manifest) -> Result<(), DiskError> {
+    unnamed(dir, manifest)?.iter().for_each(|path| remove(path));
+    Ok(())
+}
+
+/// Files that the manifest does not name.
+pub(super) fn unnamed(dir: &Path, manifest: &Manifest) -> Result<Vec<PathBuf>, DiskError> {
     let mut named: Vec<PathBuf> =
         manifest.runs.iter().map(|(hour, file)| manifest::run_path(dir, *hour, *file)).collect();
     named.push(Manifest::path(dir));
     named.push(manifest::fleet_path(dir, manifest.fleet));
+    let mut unnamed = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         if !named.contains(&path) {
-            remove(&path);
+            unnamed.push(path);
         }
     }
-    Ok(())
+    Ok(unnamed)
 }
 
 /// Removes a file that no manifest names; if it cannot, the next start tries again.

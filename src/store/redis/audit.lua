@@ -3,10 +3,12 @@
 -- KEYS: marks, then keys of the shard. ARGV: the field of the mark, then for each of those keys what counts it:
 --       EXISTS must find it, all other counts must be the same.
 --
--- A shard that has lost a part, or has something else in the place of one, is emptied: then every instance misses its mark, and brings what it has again.
+-- A shard that has lost a part, or has something else in the place of one, is emptied: then every instance misses its
+-- mark, and brings what it has again. One that an erasure emptied misses nothing.
 
 local held = redis.pcall('HGET', KEYS[1], ARGV[1])
 if not held then return false end
+if type(held) ~= 'table' and redis.call('HEXISTS', KEYS[1], 'emptied') == 1 then return held end
 local size
 for n = 2, #KEYS do
   local count = redis.pcall(ARGV[n], KEYS[n])

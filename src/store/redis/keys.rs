@@ -153,6 +153,16 @@ impl Keys {
         self.key(shard, &format!("track:{driver}"))
     }
 
+    /// Sorted set: what instances tell each other of erasures, by its moment in milliseconds.
+    pub(super) fn board(&self) -> Bytes {
+        format!("{}:{{erasures}}:board", self.prefix).into()
+    }
+
+    /// Sorted set: which instances were at the board when, in milliseconds.
+    pub(super) fn instances(&self) -> Bytes {
+        format!("{}:{{erasures}}:instances", self.prefix).into()
+    }
+
     /// When `key` expires, in seconds since 1970: so long after the end of its hour, and a little more, which
     /// depends on the key alone, so that every instance and every repetition sets the same.
     pub(super) fn expires_at_s(&self, shard: Shard, key: &[u8]) -> i64 {

@@ -7,7 +7,7 @@
 //! - `link` is the way to all servers, and alone knows the client library; `keys` alone knows names and expiries;
 //!   `shard` is how an hour is divided, `atlas` which cells it has.
 //! - `apply` with `write.lua` writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua`,
-//!   `listing`, `track` read; `forget` removes.
+//!   `listing`, `track` read; `forget` and `erase` remove.
 //! - `marks` with `mark.lua` and `audit.lua` knows what should be there, and notices when it is not.
 //!
 //! Never here: KEYS, SCAN, SMEMBERS, GEORADIUS, GEOSEARCH, DEL, FLUSH, or anything about the journal.
@@ -19,16 +19,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use self::atlas::Atlas;
+use self::erase::ReadAll;
 use self::forget::Forgotten;
 use self::keys::Keys;
 use self::link::{Command, Link, NOT_ALLOWED, Script};
 use self::marks::Marks;
 use self::shard::{Layout, Shard};
-use super::{Batch, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
+use super::{Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
 use crate::model::{DriverId, Fix, Hour, MAX_AHEAD_MS, Offset, Resolution, Timestamp};
 
 mod apply;
 mod atlas;
+mod erase;
 mod forget;
 mod keys;
 mod link;
@@ -78,6 +80,7 @@ pub struct RedisStore {
     applied: AtomicU64,
     is_refused: AtomicBool,
     forgotten: Forgotten,
+    board_read: ReadAll,
 }
 
 /// What every part of the store works with.
@@ -94,6 +97,8 @@ struct Index {
     mark: Script,
     audit: Script,
     marks: Marks,
+    erase: Script,
+    visit: Script,
 }
 
 impl Index {
@@ -131,6 +136,8 @@ impl RedisStore {
             mark: Script::new(marks::MARK),
             audit: Script::new(marks::AUDIT),
             marks: Marks::default(),
+            erase: Script::new(erase::ERASE),
+            visit: Script::new(erase::BOARD),
         };
         index.link.settled(SETTLE).await;
         Ok(Self {
@@ -139,6 +146,7 @@ impl RedisStore {
             applied: AtomicU64::new(0),
             is_refused: AtomicBool::new(false),
             forgotten: Forgotten::default(),
+            board_read: ReadAll::default(),
         })
     }
 
@@ -216,6 +224,14 @@ impl Store for RedisStore {
 
     async fn forget_before(&self, cutoff: Timestamp) -> Result<(), StoreError> {
         self.within(self.index.forget_before(cutoff, &self.forgotten)).await
+    }
+
+    async fn erase(&self, driver: &DriverId) -> Result<(), StoreError> {
+        self.within(self.index.erase(driver)).await
+    }
+
+    async fn board(&self, lines: &[Line], keep: Duration) -> Result<Option<Board>, StoreError> {
+        self.within(self.index.board(lines, keep, &self.board_read)).await.map(Some)
     }
 
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {

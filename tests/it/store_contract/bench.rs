@@ -132,7 +132,7 @@ pub(super) fn id(driver: &str) -> DriverId {
     DriverId::new(driver).expect("a legal id")
 }
 
-pub(super) fn point(report: &Report) -> Point {
+pub(crate) fn point(report: &Report) -> Point {
     let seen = &report.seen;
     let fix = Fix {
         ts: Timestamp::from_ms(seen.ts),

@@ -1,0 +1,467 @@
+//! Erasing a driver: out of this instance's journal and stores, and out of the journals of all others on those stores.
+//!
+//! 1. The erasure is noted in the journal's directory, fsynced. From then on nothing older passes: readers leave it out,
+//!    and whoever holds points read before has them struck at the [`Gate`] on the way into the store.
+//! 2. A tombstone goes on the board that instances share. Each that is there notes it, lets what is on its way arrive,
+//!    scrubs its own journal and says so. One that is away finds the tombstone before it may apply anything again: the
+//!    gate lets nobody pass who was not at the board just now.
+//! 3. The own journal is scrubbed.
+//! 4. When all who are there have said so, nothing older can reach the store any more, and it erases, once.
+//! 5. What came in since the erasure was noted is put back from the journals, for it is new.
+//!
+//! Every step may be repeated, and a crash between two leads to repetition: what the note calls unfinished is taken up
+//! at the next start, and while a store is away for as long as that takes.
+//!
+//! Never here: HTTP; what a segment looks like; a driver's id in a log.
+
+mod gate;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use thiserror::Error;
+use tokio::sync::{Notify, RwLock, RwLockReadGuard, watch};
+use tokio::task::spawn_blocking;
+use tracing::{info, warn};
+
+pub use self::gate::Gate;
+use crate::applier::{DeadLetters, Letter};
+use crate::clock::Clock;
+use crate::journal::{AppendError, Erasure, Journal, Reader, Record, Stage};
+use crate::model::{DriverId, Offset, Point, Timestamp, Tombstone};
+use crate::store::{BOARD_LAPSE, Batch, Board, Line, Located, Store, StoreError, Window};
+
+/// How long whoever asks for an erasure waits for its end: longer than it takes to notice that an instance is away.
+pub const PATIENCE: Duration = Duration::from_secs(8);
+
+/// How often the board is looked at.
+const VISIT_EVERY: Duration = Duration::from_millis(500);
+/// For how long a visit lets points pass. With the longest call of a store, 2 s, this is less than [`BOARD_LAPSE`].
+const LEASE: Duration = Duration::from_millis(1_500);
+const _: () = assert!(LEASE.as_millis() + 2_000 < BOARD_LAPSE.as_millis());
+/// How long the gate waits for a visit before it says that it cannot be opened.
+const GATE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long after a failure it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// As many unfinished erasures as may wait.
+const MAX_UNFINISHED: usize = 1_000;
+/// The least time a tombstone is kept. An instance that was away for longer than this and the retention has no point
+/// left that is not over.
+const KEEP: Duration = Duration::from_hours(30 * 24);
+/// How much longer an instance remembers what it carried out than anybody can find it on the board.
+const MARGIN_MS: i64 = 86_400_000;
+const READ_POINTS: usize = 4_000;
+const PAGE_DRIVERS: usize = 1_000;
+
+/// Why an erasure is not finished.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Unfinished {
+    /// It is noted for good and under way; a store or another instance is slow or away.
+    #[error("the erasure is under way")]
+    UnderWay,
+    /// Too many are. This one was not noted.
+    #[error("too many erasures are under way")]
+    Overloaded,
+    /// It could not be noted.
+    #[error("the journal cannot be written")]
+    JournalUnavailable,
+    /// The process is on its way out. It was not noted.
+    #[error("shutting down")]
+    ShuttingDown,
+}
+
+/// Why a step must be tried again.
+#[derive(Debug, Error)]
+enum Failure {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("journal: {0}")]
+    Journal(#[from] io::Error),
+    #[error("journal: {0}")]
+    Append(#[from] AppendError),
+}
+
+/// Erases drivers. Clones share what they do.
+#[derive(Clone)]
+pub struct Eraser(Arc<Shared>);
+
+struct Shared {
+    journal: Journal,
+    followers: Vec<Follower>,
+    clock: Clock,
+    retention: Duration,
+    /// Changes when there is something to say at the boards.
+    visit: watch::Sender<()>,
+    work: Notify,
+    /// Changes when an erasure is done.
+    done: watch::Sender<()>,
+}
+
+/// A store that follows the journal, and the board that others on it share.
+struct Follower {
+    store: Arc<dyn Store>,
+    applied: watch::Receiver<Offset>,
+    /// Held by those who put points into the store; taken whole to erase.
+    gate: RwLock<()>,
+    lease: watch::Sender<Lease>,
+    heard: Mutex<Board>,
+}
+
+/// For how long nothing can have been erased that this instance does not know of, or only so that it need not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lease {
+    Never,
+    Until(Instant),
+    /// Nobody else is on this store.
+    Forever,
+}
+
+impl Lease {
+    fn holds(self) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Until(end) => Instant::now() < end,
+            Self::Forever => true,
+        }
+    }
+}
+
+/// What instances say to each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Word {
+    /// This driver is to be erased.
+    Erase(Tombstone),
+    /// This instance has nothing of it any more.
+    Carried(Tombstone, String),
+    /// Nor has the store.
+    Erased(Tombstone),
+}
+
+impl Word {
+    fn line(&self, at: Timestamp) -> Line {
+        let text = match self {
+            Self::Erase(tombstone) => format!("erase {tombstone}"),
+            Self::Carried(tombstone, instance) => format!("carried {tombstone} {instance}"),
+            Self::Erased(tombstone) => format!("erased {tombstone}"),
+        };
+        Line { text, at }
+    }
+
+    /// What a later version may say besides is not understood, and kept all the same.
+    fn read(line: &Line) -> Option<Self> {
+        let mut words = line.text.split(' ');
+        let (word, tombstone) = (words.next()?, Tombstone::parse(words.next()?)?);
+        match (word, words.next()) {
+            ("erase", None) => Some(Self::Erase(tombstone)),
+            ("carried", Some(instance)) => Some(Self::Carried(tombstone, instance.to_owned())),
+            ("erased", None) => Some(Self::Erased(tombstone)),
+            _ => None,
+        }
+    }
+}
+
+impl Eraser {
+    /// Over `journal` and the stores that follow it, each with what tells how far. Nothing passes their gates before
+    /// [`Self::keep_visiting`] runs.
+    pub fn new(
+        journal: Journal,
+        stores: Vec<(Arc<dyn Store>, watch::Receiver<Offset>)>,
+        clock: Clock,
+        retention: Duration,
+    ) -> Self {
+        let follower = |(store, applied)| Follower {
+            store,
+            applied,
+            gate: RwLock::new(()),
+            lease: watch::Sender::new(Lease::Never),
+            heard: Mutex::default(),
+        };
+        Self(Arc::new(Shared {
+            journal,
+            followers: stores.into_iter().map(follower).collect(),
+            clock,
+            retention,
+            visit: watch::Sender::new(()),
+            work: Notify::new(),
+            done: watch::Sender::new(()),
+        }))
+    }
+
+    /// Erases all that was accepted of `driver` until now. Once it is noted, dropping the future changes nothing about
+    /// that.
+    pub async fn erase(&self, driver: &DriverId) -> Result<(), Unfinished> {
+        let Shared { journal, clock, visit, work, done, .. } = &*self.0;
+        if journal.erasures().iter().filter(|erasure| erasure.stage != Stage::Done).count() >= MAX_UNFINISHED {
+            return Err(Unfinished::Overloaded);
+        }
+        let tombstone = Tombstone::new(driver, rand::random());
+        let noted = journal.note_erasure(tombstone, clock.now(), Some(driver.clone())).await;
+        noted.map_err(|error| match error {
+            AppendError::Closed => Unfinished::ShuttingDown,
+            AppendError::Overloaded | AppendError::Failed => Unfinished::JournalUnavailable,
+        })?;
+        visit.send_replace(());
+        work.notify_one();
+        let mut changed = done.subscribe();
+        let is_done = changed.wait_for(|()| self.stage(tombstone) == Some(Stage::Done));
+        match tokio::time::timeout(PATIENCE, is_done).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Unfinished::UnderWay),
+        }
+    }
+
+    /// Whether something of a driver who is to be erased may still be in a store.
+    pub fn is_unfinished(&self) -> bool {
+        self.0.journal.erasures().iter().any(|erasure| erasure.driver.is_some())
+    }
+
+    /// The stores, in the order given, each as whoever puts points in must see it: nothing passes that is to be erased.
+    pub fn gates(&self) -> impl Iterator<Item = Gate> {
+        (0..self.0.followers.len()).map(|number| Gate::new(self.0.clone(), number))
+    }
+
+    /// Goes to every board, again and again.
+    pub async fn keep_visiting(&self) {
+        join_all(self.0.followers.iter().map(|follower| self.keep_visiting_one(follower))).await;
+    }
+
+    async fn keep_visiting_one(&self, follower: &Follower) {
+        let store = follower.store.name();
+        let mut asked = self.0.visit.subscribe();
+        let mut failed = false;
+        loop {
+            match self.visit(follower).await {
+                Ok(()) => failed = false,
+                Err(error) if !failed => {
+                    failed = true;
+                    warn!(store, %error, "what others erased cannot be learnt; nothing is applied until it can");
+                }
+                Err(_) => {}
+            }
+            let _ = tokio::time::timeout(VISIT_EVERY, asked.changed()).await;
+        }
+    }
+
+    /// Carries out what is noted, and what others ask for.
+    pub async fn keep_working(&self) {
+        // Which stores have a board is known after the first visit.
+        let visited = self.0.followers.iter().map(async |follower| {
+            let _ = follower.lease.subscribe().wait_for(|lease| *lease != Lease::Never).await;
+        });
+        let _ = tokio::time::timeout(RETRY, join_all(visited)).await;
+        loop {
+            let pause = match self.work().await {
+                Ok(()) => VISIT_EVERY,
+                Err(error) => {
+                    warn!(%error, "an erasure is unfinished; trying again");
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+            };
+            let _ = tokio::time::timeout(pause, self.0.work.notified()).await;
+        }
+    }
+
+    fn stage(&self, tombstone: Tombstone) -> Option<Stage> {
+        let known = self.0.journal.erasures();
+        known.into_iter().find(|erasure| erasure.tombstone == tombstone).map(|erasure| erasure.stage)
+    }
+
+    fn keep(&self) -> Duration {
+        KEEP.max(self.0.retention * 2)
+    }
+
+    async fn visit(&self, follower: &Follower) -> Result<(), Failure> {
+        let Shared { journal, clock, work, .. } = &*self.0;
+        let Follower { store, lease, heard, .. } = follower;
+        let began = Instant::now();
+        let lines: Vec<Line> = self.lines(follower).into_iter().collect();
+        let Some(board) = store.board(&lines, self.keep()).await? else {
+            lease.send_replace(Lease::Forever);
+            return Ok(());
+        };
+        let known: BTreeSet<Tombstone> = journal.erasures().iter().map(|erasure| erasure.tombstone).collect();
+        let oldest = clock.now().plus_ms(-(self.keep().as_millis() as i64) - MARGIN_MS);
+        for line in board.lines.iter().filter(|line| line.at >= oldest) {
+            if let Some(Word::Erase(tombstone)) = Word::read(line)
+                && !known.contains(&tombstone)
+            {
+                journal.note_erasure(tombstone, line.at, None).await?;
+            }
+        }
+        let is_news = *heard.lock() != board;
+        *heard.lock() = board;
+        lease.send_replace(Lease::Until(began + LEASE));
+        if is_news {
+            work.notify_one();
+        }
+        Ok(())
+    }
+
+    /// All that should stand on the board: what was read there, so that it comes back if the board is lost, and what
+    /// this instance has to say.
+    fn lines(&self, follower: &Follower) -> BTreeSet<Line> {
+        let journal = &self.0.journal;
+        let mut lines: BTreeSet<Line> = follower.heard.lock().lines.iter().cloned().collect();
+        for Erasure { tombstone, at, stage, driver, .. } in journal.erasures() {
+            lines.insert(Word::Erase(tombstone).line(at));
+            if stage >= Stage::Scrubbed && driver.is_none() {
+                lines.insert(Word::Carried(tombstone, journal.id().to_string()).line(at));
+            }
+            if stage == Stage::Done {
+                lines.insert(Word::Erased(tombstone).line(at));
+            }
+        }
+        let oldest = self.0.clock.now().plus_ms(-(self.keep().as_millis() as i64));
+        lines.retain(|line| line.at >= oldest);
+        lines
+    }
+
+    async fn work(&self) -> Result<(), Failure> {
+        let Shared { journal, followers, clock, visit, done, .. } = &*self.0;
+        let noted: Vec<Erasure> =
+            journal.erasures().into_iter().filter(|erasure| erasure.stage == Stage::Noted).collect();
+        if !noted.is_empty() {
+            // What passed a gate before it was noted arrives now.
+            for follower in followers {
+                drop(follower.gate.write().await);
+            }
+            for erasure in noted.iter().filter(|erasure| erasure.driver.is_none()) {
+                self.erase_in_unshared_stores(erasure).await?;
+            }
+            self.take_out_letters(noted.clone()).await?;
+            journal.scrub(noted).await?;
+            visit.send_replace(());
+        }
+        for erasure in journal.erasures().into_iter().filter(|erasure| erasure.stage == Stage::Scrubbed) {
+            let Erasure { tombstone, .. } = erasure;
+            let mut followers = followers.iter();
+            match &erasure.driver {
+                Some(driver) if followers.clone().all(|follower| self.is_everybodys(follower, tombstone)) => {
+                    for follower in followers {
+                        self.erase_in_store(follower, driver, &erasure).await?;
+                    }
+                    info!("a driver was erased");
+                }
+                None if followers.any(|follower| follower.is_said(&Word::Erased(tombstone))) => {
+                    for follower in &self.0.followers {
+                        let _alone = follower.gate.write().await;
+                        self.put_back(follower, &erasure).await?;
+                    }
+                }
+                _ => continue,
+            }
+            // Whoever was refused on the way to the store while this was noted.
+            self.take_out_letters(vec![erasure.clone()]).await?;
+            journal.erasure_done(tombstone).await?;
+            done.send_replace(());
+            visit.send_replace(());
+        }
+        let over = clock.now().plus_ms(-(self.keep().as_millis() as i64) - 2 * MARGIN_MS);
+        Ok(journal.forget_erasures(over).await?)
+    }
+
+    /// What stores refused is set aside beside the journal, and is erased like it.
+    async fn take_out_letters(&self, erasures: Vec<Erasure>) -> io::Result<()> {
+        let dir = self.0.journal.data_dir().to_owned();
+        let is_of =
+            |erasure: &Erasure, letter: &Letter| letter.offset < erasure.end && erasure.is_of(&letter.point.driver);
+        let take_out = move || {
+            for store in DeadLetters::stores(&dir)? {
+                DeadLetters::of(&dir, &store)
+                    .take_out(|letter| erasures.iter().any(|erasure| is_of(erasure, letter)))?;
+            }
+            Ok(())
+        };
+        spawn_blocking(take_out).await.map_err(io::Error::other)?
+    }
+
+    /// Whether every instance that is there has carried it out.
+    fn is_everybodys(&self, follower: &Follower, tombstone: Tombstone) -> bool {
+        if *follower.lease.borrow() == Lease::Forever {
+            return true;
+        }
+        let own = self.0.journal.id().to_string();
+        let instances = follower.heard.lock().instances.clone();
+        let mut others = instances.into_iter().filter(|instance| *instance != own);
+        // Who is there counts only as seen when the tombstone was there for everybody to see.
+        follower.is_said(&Word::Erase(tombstone))
+            && others.all(|instance| follower.is_said(&Word::Carried(tombstone, instance)))
+    }
+
+    /// What another instance was asked for it does in the stores that all share. A store of this instance alone is this
+    /// one's to erase; whom, it has to find there.
+    async fn erase_in_unshared_stores(&self, erasure: &Erasure) -> Result<(), Failure> {
+        let whenever = Window { since: Timestamp::from_ms(i64::MIN), until: Timestamp::from_ms(i64::MAX) };
+        for follower in self.0.followers.iter().filter(|follower| *follower.lease.borrow() == Lease::Forever) {
+            let mut after = None;
+            loop {
+                let page = follower.store.active(whenever, after.as_ref(), PAGE_DRIVERS).await?;
+                for Located { driver, .. } in page.items.iter().filter(|found| erasure.is_of(&found.driver)) {
+                    self.erase_in_store(follower, driver, erasure).await?;
+                }
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn erase_in_store(&self, follower: &Follower, driver: &DriverId, erasure: &Erasure) -> Result<(), Failure> {
+        let _alone = follower.gate.write().await;
+        follower.store.erase(driver).await?;
+        self.put_back(follower, erasure).await
+    }
+
+    /// Applies what came in after the erasure once more.
+    async fn put_back(&self, follower: &Follower, erasure: &Erasure) -> Result<(), Failure> {
+        let Shared { journal, clock, retention, .. } = &*self.0;
+        let mut reader = journal.reader(erasure.end);
+        let mut points: Vec<Point> = Vec::new();
+        loop {
+            let (back, records) = read(reader).await?;
+            reader = back;
+            if records.is_empty() {
+                break;
+            }
+            let some = records.into_iter().flat_map(|record| record.points);
+            points.extend(some.filter(|point| erasure.is_of(&point.driver)));
+        }
+        if points.is_empty() {
+            return Ok(());
+        }
+        let (end, now) = (*follower.applied.borrow(), clock.now());
+        let forget_before = now.plus_ms(-(retention.as_millis() as i64));
+        Ok(follower.store.apply(Batch { points: &points, end, forget_before, repeated: true }).await?)
+    }
+}
+
+impl Follower {
+    /// What passes must be in the store before the pass is given back. Refused if this instance was not at the board
+    /// lately.
+    async fn enter(&self) -> Result<RwLockReadGuard<'_, ()>, StoreError> {
+        let pass = self.gate.read().await;
+        let mut lease = self.lease.subscribe();
+        let opened = tokio::time::timeout(GATE_PATIENCE, lease.wait_for(|lease| lease.holds())).await;
+        match opened {
+            Ok(Ok(_)) => Ok(pass),
+            Ok(Err(_)) | Err(_) => Err(StoreError::Unavailable("what others erased cannot be learnt".into())),
+        }
+    }
+
+    fn is_said(&self, word: &Word) -> bool {
+        self.heard.lock().lines.iter().any(|line| Word::read(line).as_ref() == Some(word))
+    }
+}
+
+/// Reads off the runtime's workers.
+async fn read(mut reader: Reader) -> io::Result<(Reader, Vec<Record>)> {
+    let read = move || reader.read(READ_POINTS).map(|records| (reader, records));
+    spawn_blocking(read).await.map_err(io::Error::other)?
+}

@@ -1,0 +1,18 @@
+-- Removes one driver from one shard of an hour.
+--
+-- KEYS: marks, what exists as long as anybody is in the shard, then the rest of what may hold something of the driver.
+-- ARGV: the driver's id, then for each key but `marks` the command that removes it there; UNLINK takes the whole key.
+--
+-- All in one step, so that nobody meets half a driver. A key whose last member goes is gone, and its expiry with it:
+-- then `marks` tells audits that nothing is missing, until somebody is written here again.
+
+for n = 2, #KEYS do
+  if ARGV[n] == 'UNLINK' then
+    redis.call('UNLINK', KEYS[n])
+  else
+    redis.call(ARGV[n], KEYS[n], ARGV[1])
+  end
+end
+if redis.call('EXISTS', KEYS[2]) == 0 and redis.call('EXISTS', KEYS[1]) == 1 then
+  redis.call('HSET', KEYS[1], 'emptied', 1)
+end
