@@ -224,8 +224,8 @@ fn the_documented_user_may_do_nothing_else() {
 
 /// Names of commands in the text, each after one of `marks`.
 fn called(text: &str, marks: &[&str]) -> BTreeSet<String> {
-    let after = |mark: &str| text.split(mark).skip(1).map(|rest| rest.split(['"', '\'']).next().unwrap_or_default());
-    marks.iter().flat_map(|mark| after(mark).map(str::to_lowercase).collect::<Vec<_>>()).collect()
+    let words = marks.iter().flat_map(|mark| text.split(mark).skip(1));
+    words.map(|rest| rest.split(['"', '\'']).next().unwrap_or_default().to_lowercase()).collect()
 }
 
 #[test]
