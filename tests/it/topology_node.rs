@@ -1,5 +1,6 @@
 //! The way to one Redis server: names that look like messages, late replies, TLS, what a server may refuse, slow logs.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::harness::app::Service;
 use crate::harness::eventually;
-use crate::harness::redis::{PASSWORD, RedisServer, free_port};
+use crate::harness::redis::{PASSWORD, RedisServer, free_port, user};
 use crate::oracle::{Report, Seen};
 
 fn now() -> Timestamp {
@@ -220,6 +221,39 @@ fn the_documented_user_may_do_nothing_else() {
         );
     }
     assert_eq!(server.cli_as_user(&["SET", "geotrail:a", "1"]).trim(), "OK");
+}
+
+/// Names of commands in the text, each after one of `marks`.
+fn called(text: &str, marks: &[&str]) -> BTreeSet<String> {
+    let words = marks.iter().flat_map(|mark| text.split(mark).skip(1));
+    words.map(|rest| rest.split(['"', '\'']).next().unwrap_or_default().to_lowercase()).collect()
+}
+
+#[test]
+fn the_documented_user_may_do_what_the_store_does_and_no_more() {
+    // What the connection does by itself, and what sentinels are asked.
+    let mut used: BTreeSet<String> =
+        ["select", "multi", "exec", "eval", "evalsha", "asking", "client", "info"].map(str::to_owned).into();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/redis")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(path).expect("a source");
+            used.append(&mut called(&text, &["Command::on(\"", "Command::keyless(\"", "redis.call('"]));
+        }
+    }
+    used.remove("sentinel");
+    let line = user();
+    let allowed: BTreeSet<String> = line
+        .split_whitespace()
+        .filter_map(|rule| rule.strip_prefix('+'))
+        .map(|rule| rule.split('|').next().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(allowed, used, "left: `docs/redis-keys.md`; right: the sources");
 }
 
 /// Certificates made for one test.

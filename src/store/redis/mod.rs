@@ -291,7 +291,7 @@ impl Store for RedisStore {
         if self.is_refused.load(Ordering::Relaxed) {
             return Some("writes are refused: this user may not run the commands that they take");
         }
-        (self.missing_primaries() > 0).then_some("not every primary answers")
+        self.index.link.is_partial().then_some("some primaries answer, and some do not")
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -114,6 +114,11 @@ impl Link {
         silent.max(usize::from(map.primaries.is_empty()))
     }
 
+    /// Whether some primaries can be asked now, and some cannot.
+    pub(super) fn is_partial(&self) -> bool {
+        (1..self.territory.map().primaries.len()).contains(&self.missing())
+    }
+
     /// Sends commands, those for one server in one pipeline. The replies, in order, if there is no error among them.
     /// All that can be done is done, even if there is.
     pub(super) async fn run(&self, commands: Vec<Command>) -> Result<Vec<Reply>, StoreError> {
