@@ -39,7 +39,7 @@ struct Fleet {
 impl Fleet {
     fn new(drivers: usize) -> Self {
         let mut rng = StdRng::seed_from_u64(1);
-        let mut anywhere = |rng: &mut StdRng| (rng.random_range(-3e4..3e4), rng.random_range(-3e4..3e4));
+        let anywhere = |rng: &mut StdRng| (rng.random_range(-3e4..3e4), rng.random_range(-3e4..3e4));
         let spots: Vec<(f64, f64)> = (0..10).map(|_| anywhere(&mut rng)).collect();
         let place = |_| {
             if !rng.random_bool(0.7) {
