@@ -42,8 +42,9 @@ pub use replay::{ReplayError, Replayed, Zeal, replay};
 
 /// How many live points go into a store at once, about: enough for pipelines to pay, few enough that a point does not
 /// wait.
-const LIVE_POINTS: usize = 4_000;
-/// How many points of history go in at once, at most: folding pays, and a live point waits for one such batch.
+pub const LIVE_POINTS: usize = 4_000;
+/// How many points of history go in at once, at most: folding pays, and a live point waits for one such batch. It
+/// begins with [`LIVE_POINTS`], and finds out what the store takes in its time.
 pub const HISTORY_POINTS: usize = 16_000;
 /// They should not take longer than this, lest live points wait.
 const HISTORY_TAKES: Duration = Duration::from_millis(300);
@@ -132,7 +133,7 @@ impl Applier {
             history: Some(history),
             pending: None,
             pass: None,
-            most: HISTORY_POINTS,
+            most: LIVE_POINTS,
             told: Instant::now(),
             replayed: Instant::now(),
             noted: (start, Instant::now()),

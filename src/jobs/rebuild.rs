@@ -12,7 +12,7 @@ use thiserror::Error;
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-use crate::applier::{DeadLetters, FEWEST_POINTS, HISTORY_POINTS, History, Put, Stretch, next_most};
+use crate::applier::{DeadLetters, FEWEST_POINTS, History, LIVE_POINTS, Put, Stretch, next_most};
 use crate::clock::Clock;
 use crate::journal::{Damage, Reader};
 use crate::model::Offset;
@@ -64,7 +64,7 @@ pub async fn rebuild(
     history.add(Stretch { from: first, to: end, repeated: true, is_news: false });
     let put = Put::new(store, Arc::new(letters), clock, retention);
     let mut rebuilt = Rebuilt { end, ..Rebuilt::default() };
-    let (mut most, mut done, mut left) = (HISTORY_POINTS, 0, None);
+    let (mut most, mut done, mut left) = (LIVE_POINTS, 0, None);
     let mut taken = Instant::now();
     loop {
         let chunk = if let Some(chunk) = left.take() {
