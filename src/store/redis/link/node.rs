@@ -8,7 +8,8 @@
 //! fred also takes any list of three to five strings that begins with `message`, `subscribe` or the like for news of
 //! a subscription, drops it, and gives every later reply to the command before its own. A driver may be called so.
 //! Therefore no reply is a bare list of names: what scripts return comes wrapped in a list, and a ZRANGE goes as a
-//! script. (MULTI and EXEC would wrap it too, but a full server refuses all that comes after MULTI. Inside lists fred leaves such strings alone in RESP3, not in RESP2.)
+//! script. (MULTI and EXEC would wrap it too, but a full server refuses all that comes after MULTI. Inside lists fred
+//! leaves such strings alone in RESP3, not in RESP2.)
 //!
 //! Never here: which server a command belongs to.
 
