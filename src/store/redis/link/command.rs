@@ -2,6 +2,8 @@
 //!
 //! Never here: where a command goes, or how.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use fred::error::{Error, ErrorKind};
 use fred::types::Value;
@@ -59,8 +61,11 @@ pub(super) enum Failure {
 }
 
 impl Command {
-    /// A command whose first argument is its key.
+    /// A command whose first argument is its key. A ZRANGE goes as a script, for the reason given in `node`.
     pub(in crate::store::redis) fn on(name: &'static str, key: Bytes) -> Self {
+        if name == "ZRANGE" {
+            return Self::script(&LISTING, vec![key]);
+        }
         Self { name, args: vec![key], target: Target::Key(0), script: None }
     }
 
@@ -108,11 +113,6 @@ impl Command {
         self.script.is_some()
     }
 
-    /// Whether the answer is a bare list of what clients named.
-    pub(super) fn lists_names(&self) -> bool {
-        self.name == "ZRANGE"
-    }
-
     /// Turns a call of a script into one with the script's whole text, after which Redis knows it.
     pub(super) fn spell_out(&mut self) {
         if let Some(text) = &self.script {
@@ -128,6 +128,10 @@ pub(in crate::store::redis) struct Script {
     text: Bytes,
     hash: Bytes,
 }
+
+/// A ZRANGE whose answer is not a bare list.
+static LISTING: LazyLock<Script> =
+    LazyLock::new(|| Script::new("return redis.call('ZRANGE', KEYS[1], unpack(ARGV))"));
 
 impl Script {
     /// What the script returns is wrapped in a list, for the reason given in `node`; `Reply::unwrapped` undoes it.

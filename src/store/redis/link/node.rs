@@ -7,8 +7,9 @@
 //!
 //! fred also takes any list of three to five strings that begins with `message`, `subscribe` or the like for news of
 //! a subscription, drops it, and gives every later reply to the command before its own. A driver may be called so.
-//! Therefore no reply is a bare list of names: what scripts return comes wrapped in a list, and a ZRANGE goes between
-//! MULTI and EXEC, which wrap it likewise. (Inside lists fred leaves such strings alone in RESP3, not in RESP2.)
+//! Therefore no reply is a bare list of names: what scripts return comes wrapped in a list, and a ZRANGE goes as a
+//! script. (MULTI and EXEC would wrap it too, but a full server refuses all that comes after MULTI. Inside lists fred
+//! leaves such strings alone in RESP3, not in RESP2.)
 //!
 //! Never here: which server a command belongs to.
 
@@ -191,13 +192,7 @@ impl Live {
                 sent += queue(&pipeline, "ASKING", vec![]).await?;
             }
             let args = command.args.iter().cloned().map(Value::Bytes).collect();
-            if command.lists_names() {
-                sent += queue(&pipeline, "MULTI", vec![]).await?;
-                sent += queue(&pipeline, command.name, args).await?;
-                sent += queue(&pipeline, "EXEC", vec![]).await?;
-            } else {
-                sent += queue(&pipeline, command.name, args).await?;
-            }
+            sent += queue(&pipeline, command.name, args).await?;
         }
         let replies: Vec<Result<Value, Error>> = pipeline.try_all().await;
         if replies.len() != sent {
@@ -239,10 +234,6 @@ fn reply(
     if asking {
         // What went wrong with it goes wrong with the command too, and is told there.
         let _ = next();
-    }
-    if command.lists_names() {
-        let (multi, queued, executed) = (next(), next(), next());
-        return multi.and(queued).and(executed).map(Reply::unwrapped);
     }
     let reply = next();
     if command.is_script() { reply.map(Reply::unwrapped) } else { reply }
