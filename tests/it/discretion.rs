@@ -6,8 +6,9 @@ use serde_json::json;
 
 use crate::harness::app::Service;
 use crate::harness::process::Process;
-use crate::harness::{Backing, Kind};
-use crate::oracle::{Report, Seen, parse_utc};
+use crate::harness::redis::RedisServer;
+use crate::harness::{Backing, Kind, on_both_stores};
+use crate::oracle::{Report, Seen, hour_name, hour_of, lately};
 
 /// Stands for whatever must not come back.
 const TOKEN: &str = "q7zcanaryx9k2mvw";
@@ -115,11 +116,113 @@ async fn nothing_that_was_sent_comes_back() {
     }
 }
 
+/// The same place in the notations in which it could be logged: as sent, as it is kept, as Redis keeps it.
+fn spellings(place: &str) -> [String; 2] {
+    [place.to_owned(), place.replace('.', "")]
+}
+
+async fn no_log_tells_who_or_where(kind: Kind) {
+    let (lat, lon) = ("52.1234567", "21.7654321");
+    let (asked_lat, asked_lon) = ("52.1299993", "21.7699997");
+    let backing = Backing::new(kind);
+    let dir = tempfile::tempdir().expect("a directory");
+    let service = Process::serve_logging(dir.path(), &backing.url, "trace").await;
+    let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as i64;
+    let hour = hour_name(hour_of(now));
+    let post = async |ts: i64, wait: &str| {
+        let body = format!(
+            r#"[{{"driver_id":"{TOKEN}","ts":{ts},"lat":{lat},"lon":{lon},"tags":["{TOKEN}"],"speed_mps":1.2}}]"#
+        );
+        service.post(&format!("/v1/points{wait}"), "application/json", body).await
+    };
+    assert_eq!(post(now, "?wait=applied").await.status, 200);
+    let near = format!("/v1/nearby?lat={asked_lat}&lon={asked_lon}");
+    let questions = [
+        near.clone(),
+        format!("{near}&tags={TOKEN}"),
+        format!("{near}&hour={hour}"),
+        format!("/v1/active?tags={TOKEN}"),
+        "/v1/active?limit=1".into(),
+        "/v1/active/count".into(),
+        format!("/v1/drivers/{TOKEN}"),
+        format!("/v1/drivers/{TOKEN}/track"),
+        format!("/v1/hours/{hour}/drivers"),
+        format!("/v1/hours/{hour}/positions"),
+        "/v1/density".into(),
+        "/health".into(),
+        "/metrics".into(),
+    ];
+    for question in &questions {
+        assert_eq!(service.get(question).await.status, 200, "{question}");
+    }
+    let streamed = service.get_as("application/x-ndjson", "/v1/active").await;
+    assert!(String::from_utf8_lossy(&streamed.body).contains(TOKEN));
+    let mut secrets = vec![TOKEN.to_owned()];
+    secrets.extend([lat, lon, asked_lat, asked_lon].iter().flat_map(|place| spellings(place)));
+    if let Some(server) = &backing.server {
+        let positions = server.keys().into_iter().find(|key| key.ends_with(":positions")).expect("it was applied");
+        let score = server.cli(&["ZSCORE", &positions, TOKEN]);
+        assert!(score.trim().len() > 10, "{score}");
+        secrets.push(score.trim().to_owned());
+        // Redis repeats arguments in its errors: of a read, and of a write that is tried again and again.
+        let track = server.keys().into_iter().find(|key| key.contains(":track:")).expect("it was applied");
+        server.cli(&["UNLINK", &track]);
+        server.cli(&["XADD", &track, "*", TOKEN, TOKEN]);
+        assert_eq!(service.get(&format!("/v1/drivers/{TOKEN}/track")).await.status, 503);
+        assert_eq!(post(now + 1, "").await.status, 202);
+        crate::harness::eventually("a batch that cannot be applied", async || {
+            fs::read_to_string(dir.path().join("log")).ok()?.contains("cannot apply").then_some(())
+        })
+        .await;
+        server.stop();
+        for question in &questions[..9] {
+            assert_eq!(service.get(question).await.status, 503, "{question}");
+        }
+        server.cont();
+    }
+    // What comes back from the journal is no more anybody's business than what comes in.
+    service.kill().await;
+    let service = Process::serve_logging(dir.path(), &backing.url, "trace").await;
+    crate::harness::eventually("an answer", async || {
+        (service.get("/v1/active/count").await.status == 200).then_some(())
+    })
+    .await;
+    assert!(service.terminate().await.success());
+    let log = fs::read_to_string(dir.path().join("log")).expect("a log");
+    assert!(log.contains("answered") && log.contains("applying the journal"), "everything is logged");
+    for secret in secrets {
+        let line = log.lines().find(|line| line.contains(&secret));
+        assert_eq!(line, None, "it is in the log");
+    }
+}
+
+on_both_stores! { no_log_tells_who_or_where }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_redis_repeats_in_its_errors_goes_no_further() {
+    // To a command that it does not have, Redis answers with the arguments.
+    let server = RedisServer::start_with(&["--rename-command", "GETRANGE", ""]);
+    let dir = tempfile::tempdir().expect("a directory");
+    let service = Process::serve_logging(dir.path(), &server.url(), "trace").await;
+    let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as i64;
+    let seen = Seen { ts: now, lat: 52.0, lon: 21.0, ..Seen::default() };
+    service.report(&[Report { driver: TOKEN.into(), seen }]).await;
+    let key = format!("geotrail:{{{}}}:track:{TOKEN}", hour_name(hour_of(now)));
+    assert!(server.cli(&["GETRANGE", &key, "0", "9"]).contains(TOKEN), "else this shows nothing");
+    let answer = service.get(&format!("/v1/drivers/{TOKEN}/track")).await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "index_unavailable"));
+    assert!(!String::from_utf8_lossy(&answer.body).contains(TOKEN), "it is echoed");
+    assert!(service.terminate().await.success());
+    let log = fs::read_to_string(dir.path().join("log")).expect("a log");
+    assert!(log.contains("a query could not be answered"), "the failure is logged");
+    assert_eq!(log.lines().find(|line| line.contains(TOKEN)), None, "it is in the log");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_cannot_be_finished_is_broken_off() {
     const DRIVERS: usize = 60_000;
     let backing = Backing::new(Kind::Redis);
-    let now = parse_utc("2026-11-22T14:00:00Z");
+    let now = lately("14:00:00");
     let service = Service::start(&backing.url, now).await;
     let seen = Seen { ts: now, lat: 52.0, lon: 21.0, ..Seen::default() };
     let fleet: Vec<_> =

@@ -15,6 +15,7 @@ use geotrail::store::{Batch, Store, Window};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::harness::faulty_disk::{Fault, FaultyDisk};
 use crate::harness::process::Process;
 use crate::harness::{Backing, Kind, eventually, on_both_stores};
 use crate::oracle::{Report, Seen};
@@ -187,6 +188,104 @@ async fn a_checkpoint_that_cannot_be_written_holds_nothing_up() {
             (log.matches("cannot write the checkpoint").count() > reported).then_some(())
         })
         .await;
+    }
+    assert!(service.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_that_cannot_be_synced_is_not_relied_on() {
+    let Some(disk) = FaultyDisk::new() else { return };
+    let dir = tempfile::tempdir().expect("a directory");
+    let service = disk.serve(dir.path()).await;
+    service.report(&[report("cab")]).await;
+    disk.begin(Fault::NoRuns);
+    assert!(service.terminate().await.success());
+    let log = fs::read_to_string(dir.path().join("log")).expect("a log");
+    assert!(log.contains("flush at shutdown failed"), "{log}");
+    let manifest = dir.path().join("data/embedded/manifest");
+    assert!(!manifest.exists(), "nothing is named that a power cut could take");
+    let service = Process::serve(dir.path(), "embedded").await;
+    service.caught_up().await;
+    let track = service.get("/v1/drivers/cab/track").await.json();
+    assert_eq!(track["points"].as_array().map(Vec::len), Some(1), "the journal has it: {track}");
+    assert!(service.terminate().await.success());
+}
+
+/// Waits until the service has tried in vain to put something into its store.
+async fn tried_in_vain(dir: &std::path::Path) {
+    eventually("a batch that cannot be applied", async || {
+        fs::read_to_string(dir.join("log")).ok()?.contains("cannot apply").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_redis_refused_comes_after_a_restart() {
+    for is_killed in [true, false] {
+        let backing = Backing::new(Kind::Redis);
+        let server = backing.server.as_ref().expect("Redis has one");
+        let dir = tempfile::tempdir().expect("a directory");
+        let service = Process::serve(dir.path(), &backing.url).await;
+        service.report(&[report("before")]).await;
+        // It answers all the while, so nothing hints at a loss: only the checkpoint knows that something is missing.
+        server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+        let answer = service.try_post("/v1/points", &[report("refused")]).await.expect("an answer");
+        assert_eq!(answer.status, 202);
+        tried_in_vain(dir.path()).await;
+        if is_killed {
+            service.kill().await;
+        } else {
+            assert!(service.terminate().await.success());
+        }
+        server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+        let service = Process::serve(dir.path(), &backing.url).await;
+        service.caught_up().await;
+        for driver in ["before", "refused"] {
+            let found = service.get(&format!("/v1/drivers/{driver}")).await;
+            assert_eq!(found.status, 200, "{driver}, killed: {is_killed}");
+            let track = service.get(&format!("/v1/drivers/{driver}/track")).await.json();
+            assert_eq!(track["points"].as_array().map(Vec::len), Some(1), "{driver}, killed: {is_killed}");
+        }
+        assert!(service.terminate().await.success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_frozen_redis_did_not_take_comes_after_a_restart() {
+    let mut backing = Backing::new(Kind::Redis);
+    let dir = tempfile::tempdir().expect("a directory");
+    let service = Process::serve(dir.path(), &backing.url).await;
+    service.caught_up().await;
+    let server = backing.server.as_mut().expect("Redis has one");
+    server.stop();
+    let answer = service.try_post("/v1/points", &[report("cab")]).await.expect("an answer");
+    assert_eq!(answer.status, 202);
+    tried_in_vain(dir.path()).await;
+    service.kill().await;
+    // What lies in its socket goes with it.
+    server.restart();
+    let service = Process::serve(dir.path(), &backing.url).await;
+    service.caught_up().await;
+    assert_eq!(service.get("/v1/drivers/cab").await.status, 200);
+    assert!(service.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_redis_refused_comes_once_it_takes_it() {
+    let backing = Backing::new(Kind::Redis);
+    let server = backing.server.as_ref().expect("Redis has one");
+    let dir = tempfile::tempdir().expect("a directory");
+    let service = Process::serve(dir.path(), &backing.url).await;
+    service.report(&[report("before")]).await;
+    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let answer = service.try_post("/v1/points", &[report("refused")]).await.expect("an answer");
+    assert_eq!(answer.status, 202);
+    tried_in_vain(dir.path()).await;
+    server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    service.report(&[report("after")]).await;
+    service.caught_up().await;
+    for driver in ["before", "refused", "after"] {
+        assert_eq!(service.get(&format!("/v1/drivers/{driver}")).await.status, 200, "{driver}");
     }
     assert!(service.terminate().await.success());
 }

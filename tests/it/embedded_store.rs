@@ -306,6 +306,33 @@ async fn a_store_found_damaged_is_not_taken_for_whole_after_further_writes() {
 }
 
 #[tokio::test]
+async fn what_could_not_be_written_is_neither_durable_nor_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut naive = filled(dir.path(), LARGE).await;
+    let (store, _) = opened(dir.path(), LARGE).await;
+    let late = [point("v3", 17, 43.0, 7.0), point("newcomer", 3_700_000, 43.7, 7.4)];
+    apply(&store, &late, 41, at(0)).await;
+    // Wherever the run of the later hour would go, something is in the way.
+    let in_the_way: Vec<_> =
+        (0..1_000).map(|file| dir.path().join(format!("embedded/run-{}-{file}", hour(1)))).collect();
+    let in_the_way: Vec<_> = in_the_way.into_iter().filter(|path| fs::create_dir(path).is_ok()).collect();
+    assert!(matches!(store.flush().await, Err(StoreError::Unavailable(_))));
+    assert_eq!(store.durable(), Offset::new(40));
+    naive.apply(&late, at(0));
+    assert_same(&store, &naive, 7).await;
+    drop(store);
+    for path in in_the_way {
+        fs::remove_dir(path).expect("it is empty");
+    }
+    let (store, from) = opened(dir.path(), LARGE).await;
+    assert_eq!(from, Offset::new(40), "what is missing is asked for again");
+    apply(&store, &late, 41, at(0)).await;
+    assert_same(&store, &naive, 7).await;
+    store.flush().await.expect("nothing is in the way");
+    assert_eq!(store.durable(), Offset::new(41));
+}
+
+#[tokio::test]
 async fn before_it_is_open_it_says_so() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = EmbeddedStore::new(Options { dir: dir.path().into(), journal: "one".into(), memtable_bytes: LARGE });

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::harness::app::Service;
 use crate::harness::{Backing, Kind, eventually, on_both_stores};
-use crate::oracle::{Report, Seen, parse_utc, rfc3339};
+use crate::oracle::{Report, Seen, lately, rfc3339};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -25,8 +25,8 @@ async fn health(service: &Service) -> (u16, Value) {
 async fn silence_is_told_to_the_second(kind: Kind) {
     let backing = Backing::new(kind);
     // The silence runs across the turn of an hour, wherever in an hour it begins.
-    for begins in ["2026-11-22T13:59:58Z", "2026-11-22T14:00:00Z", "2026-11-22T14:30:00.500Z"] {
-        let last = parse_utc(begins);
+    for begins in ["13:59:58", "14:00:00", "14:30:00.500"] {
+        let last = lately(begins);
         let service = Service::start(&backing.url, last).await;
         service.report(&[at(last)]).await;
         for (silent_ms, expected) in
@@ -52,7 +52,7 @@ async fn silence_is_told_to_the_second(kind: Kind) {
 
 async fn an_empty_service_is_silent(kind: Kind) {
     let backing = Backing::new(kind);
-    let service = Service::start(&backing.url, parse_utc("2026-11-22T14:00:00Z")).await;
+    let service = Service::start(&backing.url, lately("14:00:00")).await;
     let (status, body) = health(&service).await;
     assert_eq!((status, &body["status"]), (503, &Value::from("fail")), "{body}");
     assert!(body["last_report_at"].is_null(), "{body}");
@@ -64,7 +64,7 @@ async fn an_empty_service_is_silent(kind: Kind) {
 
 async fn late_points_alone_are_silence(kind: Kind) {
     let backing = Backing::new(kind);
-    let now = parse_utc("2026-11-22T14:00:00Z");
+    let now = lately("14:00:00");
     let service = Service::start(&backing.url, now).await;
     service.report(&[at(now - HOUR_MS - 1), at(now - 20 * HOUR_MS)]).await;
     assert_eq!(health(&service).await.0, 503);
@@ -75,7 +75,7 @@ async fn late_points_alone_are_silence(kind: Kind) {
 
 async fn a_phone_that_is_ahead_counts_as_now(kind: Kind) {
     let backing = Backing::new(kind);
-    let now = parse_utc("2026-11-22T14:00:00Z");
+    let now = lately("14:00:00");
     let service = Service::start(&backing.url, now).await;
     service.report(&[at(now + 119_000)]).await;
     let (status, body) = health(&service).await;
@@ -85,7 +85,7 @@ async fn a_phone_that_is_ahead_counts_as_now(kind: Kind) {
 
 async fn what_was_reported_before_a_restart_counts(kind: Kind) {
     let backing = Backing::new(kind);
-    let now = parse_utc("2026-11-22T14:00:00Z");
+    let now = lately("14:00:00");
     let service = Service::start(&backing.url, now).await;
     service.report(&[at(now)]).await;
     let service = service.restart().await;
@@ -107,7 +107,7 @@ on_both_stores! {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_cannot_be_asked_is_not_a_silent_fleet() {
     let backing = Backing::new(Kind::Redis);
-    let now = parse_utc("2026-11-22T14:00:00Z");
+    let now = lately("14:00:00");
     let service = Service::start(&backing.url, now).await;
     service.report(&[at(now)]).await;
     eventually("all well", async || (health(&service).await.1["status"] == "pass").then_some(())).await;

@@ -2,6 +2,7 @@
 
 mod bad_framing;
 mod bad_input;
+mod bad_state;
 mod cli;
 mod crash;
 mod discretion;

@@ -108,6 +108,14 @@ pub(crate) fn rfc3339(ts: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
 }
 
+/// The last time that clocks in UTC showed `time`, such as `14:00:00.250`: for services on a Redis, which forgets by a
+/// clock of its own.
+pub(crate) fn lately(time: &str) -> i64 {
+    let today = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as i64;
+    let at = parse_utc(&format!("{}T{time}Z", &rfc3339(today)[..10]));
+    if at <= today { at } else { at - 24 * HOUR_MS }
+}
+
 /// Milliseconds since 1970 of `2026-11-22T19:58:45Z` or `2026-11-22T19:58:45.123Z`.
 pub(crate) fn parse_utc(text: &str) -> i64 {
     let number = |range: std::ops::Range<usize>| -> i64 {

@@ -8,15 +8,13 @@ use rand::{RngExt, SeedableRng};
 use crate::harness::app::Service;
 use crate::harness::http::{Driver, read_seen};
 use crate::harness::{Backing, Kind, on_both_stores};
-use crate::oracle::{
-    Oracle, Report, Seen, Which, haversine_m, hour_name, hour_of, nearby_differs, parse_utc, rfc3339,
-};
+use crate::oracle::{Oracle, Report, Seen, Which, haversine_m, hour_name, hour_of, lately, nearby_differs, rfc3339};
 
 const HOUR_MS: i64 = 3_600_000;
 const AHEAD_MS: i64 = 120_000;
 
 fn now() -> i64 {
-    parse_utc("2026-11-22T14:00:01.250Z")
+    lately("14:00:01.250")
 }
 
 fn fleet() -> Vec<Report> {
@@ -197,7 +195,78 @@ async fn answers_are_the_same_after_a_restart(kind: Kind) {
     service.stop().await;
 }
 
+async fn every_window_ends_where_the_contract_says(kind: Kind) {
+    let backing = Backing::new(kind);
+    let service = Service::start(&backing.url, now()).await;
+    let at = |driver: &str, ts: i64| Report {
+        driver: driver.to_owned(),
+        seen: Seen { ts, lat: 52.23, lon: 21.01, ..Seen::default() },
+    };
+    service
+        .report(&[
+            at("ahead", now() + AHEAD_MS),
+            at("hour", now() - HOUR_MS),
+            at("hour-and-1-ms", now() - HOUR_MS - 1),
+            at("minute", now() - 60_000),
+            at("minute-and-1-ms", now() - 60_001),
+        ])
+        .await;
+    let minute = vec!["ahead", "minute"];
+    let trailing = vec!["ahead", "hour", "minute", "minute-and-1-ms"];
+    let all = vec!["ahead", "hour", "hour-and-1-ms", "minute", "minute-and-1-ms"];
+    for (age, expected) in
+        [("max_age_s=60", &minute), ("max_age_s=3600", &trailing), ("", &trailing), ("max_age_s=3601", &all)]
+    {
+        let ids = |drivers: Vec<Driver>| drivers.into_iter().map(|driver| driver.id).collect::<Vec<_>>();
+        assert_eq!(ids(service.get(&format!("/v1/active?{age}")).await.page().0), *expected, "active, {age}");
+        let near = service.get(&format!("/v1/nearby?lat=52.23&lon=21.01&{age}")).await;
+        assert_eq!(ids(near.page().0), *expected, "nearby, {age}");
+        let count = service.get(&format!("/v1/active/count?{age}")).await.json();
+        assert_eq!(count["count"], expected.len(), "{age}");
+        let cells = service.get(&format!("/v1/density?{age}")).await.json();
+        assert_eq!(cells["cells"][0]["drivers"], expected.len(), "{age}: {cells}");
+    }
+    // A track is by default one of the trailing hour and of what counts as now.
+    for (driver, points) in [("ahead", 1), ("hour", 1), ("hour-and-1-ms", 0)] {
+        let track = service.get(&format!("/v1/drivers/{driver}/track")).await.json();
+        assert_eq!(track["points"].as_array().map(Vec::len), Some(points), "{driver}: {track}");
+    }
+    // `from` is in it, `to` is not.
+    let ts = now() - 60_000;
+    for (from, to, points) in [(ts, ts + 1, 1), (ts + 1, ts + 2, 0), (ts - 1, ts, 0), (ts, ts, 0)] {
+        let track = service.get(&format!("/v1/drivers/minute/track?from={from}&to={to}")).await;
+        assert_eq!((track.status, track.json()["points"].as_array().map(Vec::len)), (200, Some(points)), "{from}");
+    }
+
+    // The retention: of a driver to the millisecond, of an hour as long as any of it is kept. Redis would have forgotten
+    // by its own clock.
+    if matches!(kind, Kind::Redis) {
+        return service.stop().await;
+    }
+    let last = now() - 48 * HOUR_MS;
+    let ended = (hour_of(now()) - 47) * HOUR_MS;
+    service.report(&[at("old", last), at("hour", ended - 1), at("hour", ended)]).await;
+    let hour = |number: i64| format!("/v1/hours/{}/drivers", hour_name(number));
+    let (before, behind) = (hour(hour_of(ended) - 1), hour(hour_of(ended)));
+    assert_eq!(service.get("/v1/drivers/old").await.status, 200);
+    assert_eq!(service.get(&before).await.json()["drivers"], serde_json::json!(["hour", "old"]), "half-open");
+    assert_eq!(service.get(&behind).await.json()["drivers"], serde_json::json!(["hour"]), "half-open");
+    let track = format!("/v1/drivers/old/track?from={}", last - HOUR_MS);
+    assert_eq!(service.get(&track).await.json()["points"].as_array().map(Vec::len), Some(1));
+    service.set_now(now() + 1);
+    for path in ["/v1/drivers/old", &track] {
+        assert_eq!(service.get(path).await.code(), "not_found", "{path}");
+    }
+    service.set_now(ended + 48 * HOUR_MS - 1);
+    assert_eq!(service.get(&before).await.status, 200);
+    service.set_now(ended + 48 * HOUR_MS);
+    assert_eq!(service.get(&before).await.code(), "out_of_retention");
+    assert_eq!(service.get(&behind).await.status, 200);
+    service.stop().await;
+}
+
 on_both_stores! {
+    every_window_ends_where_the_contract_says,
     every_answer_is_as_brute_force_says,
     answers_are_the_same_after_a_restart,
 }

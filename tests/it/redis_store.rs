@@ -96,7 +96,11 @@ fn expected_tracks(points: &[Point]) -> BTreeMap<DriverId, BTreeMap<Timestamp, F
 }
 
 async fn assert_holds(store: &RedisStore, points: &[Point]) {
-    let window = window(24 * 3_600);
+    assert_holds_since(store, points, window(24 * 3_600).since).await;
+}
+
+async fn assert_holds_since(store: &RedisStore, points: &[Point], since: Timestamp) {
+    let window = Window { since, ..window(24 * 3_600) };
     let tracks = expected_tracks(points);
     let mut listed = BTreeMap::new();
     let mut after = None;
@@ -444,6 +448,66 @@ async fn the_first_call_finds_a_connection() {
     let server = RedisServer::start();
     let store = RedisStore::connect(options(&server, "00000000000000aa")).await.expect("a good URL");
     store.ping().await.expect("it waited for the connection");
+}
+
+#[tokio::test]
+async fn a_refusal_in_the_middle_of_a_pipeline_is_one_of_the_batch() {
+    let server = RedisServer::start();
+    let store = connected(&server, "00000000000000aa").await;
+    // From here on Redis knows the script, and answers each call by itself.
+    let early = point(id(1), now().plus_ms(-30 * 3_600_000), 525_000_000, 134_000_000);
+    store.apply(batch(&[early], 1)).await.expect("Redis is there");
+    let ts = now();
+    let points: Vec<Point> = (0..100).map(|number| point(id(number), ts, 525_000_000, 134_000_000)).collect();
+    let planted = format!("geotrail:{{{}}}:track:{}", ts.hour(), id(55));
+    server.cli(&["XADD", &planted, "*", "a", "b"]);
+    for _ in 0..2 {
+        let refused = store.apply(batch(&points, 2)).await;
+        assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
+        assert_eq!(store.durable(), Offset::new(1));
+    }
+    let watermark = format!("geotrail:{{{}}}:wm:00000000000000aa", ts.hour());
+    assert_eq!(server.cli(&["GET", &watermark]).trim(), "", "not all of it is in the tracks");
+    server.cli(&["UNLINK", &planted]);
+    store.apply(batch(&points, 2)).await.expect("the key is gone");
+    assert_holds_since(&store, &points, ts.plus_ms(-1)).await;
+}
+
+#[tokio::test]
+async fn any_one_key_that_was_lost_comes_back_with_a_repetition() {
+    let points = points(13, 400, 30);
+    for name in [":positions", ":drivers", ":roster", ":fixes", ":last", ":wm:", ":track:"] {
+        let server = RedisServer::start();
+        let store = connected(&server, "00000000000000aa").await;
+        store.apply(batch(&points, 5_000)).await.expect("Redis is there");
+        let lost: Vec<String> = server.keys().into_iter().filter(|key| key.contains(name)).collect();
+        assert!(!lost.is_empty(), "{name}");
+        for key in lost {
+            server.cli(&["UNLINK", &key]);
+        }
+        store.apply(Batch { repeated: true, ..batch(&points, 5_000) }).await.expect("Redis is there");
+        assert_holds(&store, &points).await;
+        assert_public_keys(&server, &points);
+        assert_expiries(&server);
+    }
+}
+
+#[tokio::test]
+async fn the_oldest_moment_of_the_retention_is_asked_about() {
+    let server = RedisServer::start();
+    let store = connected(&server, "00000000000000aa").await;
+    let now = now();
+    let oldest = point(id(1), now.plus_ms(-48 * 3_600_000), 525_000_000, 134_000_000);
+    store.apply(batch(std::slice::from_ref(&oldest), 1)).await.expect("Redis is there");
+    let kept = Window { since: oldest.fix.ts, until: now.plus_ms(120_000) };
+    assert_eq!(store.latest(&oldest.driver, kept).await.expect("an answer").as_ref(), Some(&oldest.fix));
+    assert_eq!(store.active_count(kept).await.expect("an answer"), 1);
+    assert_eq!(store.last_report(kept).await.expect("an answer"), Some(oldest.fix.ts));
+    let when = When::Within(kept);
+    let query = NearbyQuery { centre: oldest.fix.position, radius_m: 10.0, limit: 10, when, tags: vec![] };
+    assert_eq!(store.nearby(&query).await.expect("an answer").0.len(), 1);
+    let track = store.track(&oldest.driver, kept.since, kept.until, 10).await.expect("an answer");
+    assert_eq!(track, [oldest.fix]);
 }
 
 #[tokio::test]

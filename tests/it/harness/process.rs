@@ -38,15 +38,24 @@ impl Process {
 
     /// The same, with a filter of its log.
     pub(crate) async fn serve_logging(dir: &Path, store: &str, filter: &str) -> Self {
+        Self::serve_with(dir, store, |command| {
+            command.env("RUST_LOG", filter);
+        })
+        .await
+    }
+
+    /// The same, with more said to the child.
+    pub(crate) async fn serve_with(dir: &Path, store: &str, say_more: impl FnOnce(&mut Command)) -> Self {
         let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).expect("a log");
-        let mut child = geotrail()
+        let mut command = geotrail();
+        command
             .args(["serve", "--listen", "127.0.0.1:0", "--retention", "72h", "--store", store, "--data-dir"])
             .arg(dir.join("data"))
-            .env("RUST_LOG", filter)
+            .env("RUST_LOG", "info")
             .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("the binary was built");
+            .stderr(log);
+        say_more(&mut command);
+        let mut child = command.spawn().expect("the binary was built");
         let stdout = child.stdout.take().expect("piped");
         let mut line = String::new();
         let first = tokio::time::timeout(PATIENCE, BufReader::new(stdout).read_line(&mut line)).await;
