@@ -123,7 +123,7 @@ fn geoadd(server: &RedisServer, points: &[Point], members: usize) {
         let mut answered = 0;
         while answered < expected {
             let count = stream.read(&mut answer).expect("it answers");
-            answered += answer[..count].iter().filter(|byte| **byte == b'\n').count();
+            answered += answer[..count].split(|byte| *byte == b'\n').count() - 1;
         }
     }
 }
