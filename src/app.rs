@@ -2,7 +2,9 @@
 //! from its end to its beginning, spawns every background task by name, and on the way out stops them along the flow:
 //! no new requests, drain, fsync, apply, checkpoint.
 
+use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::applier::Wholeness;
+use crate::applier::{DeadLetters, Wholeness};
 use crate::clock::Clock;
 use crate::config::ServeConfig;
 use crate::erasure::{Eraser, Gate};
@@ -21,7 +23,7 @@ use crate::health::{Health, StoreHealth, TRAILING_HOUR_MS};
 use crate::http::{self, Service};
 use crate::ingest::Ingest;
 use crate::jobs::retention;
-use crate::journal::{self, Journal};
+use crate::journal::{self, Erasure, Journal};
 use crate::query::Queries;
 use crate::telemetry::Metrics;
 use stores::Follower;
@@ -91,8 +93,10 @@ impl App {
         let health = Health::new(clock.clone(), journal.clone(), fed, queries.clone(), recovery.newest_ts);
         let ingest = Ingest::new(journal.clone(), first.watch_applied());
         let fed = |follower: &Follower| (follower.store.clone(), follower.fed.progress.watch_applied());
-        let eraser =
-            Eraser::new(journal.clone(), followers.iter().map(fed).collect(), clock.clone(), config.retention);
+        let dir = config.data_dir.clone();
+        let take_out = move |erasures: &[Erasure]| take_out_letters(&dir, erasures);
+        let fed = followers.iter().map(fed).collect();
+        let eraser = Eraser::new(journal.clone(), fed, clock.clone(), config.retention, take_out);
         at_scrape(&metrics, &health);
 
         let stop_applier = CancellationToken::new();
@@ -154,6 +158,16 @@ fn at_scrape(metrics: &Metrics, health: &Health) {
             told.set_store_state(store.name, store.state());
         }
     });
+}
+
+/// Takes what is to be erased out of what stores refused.
+fn take_out_letters(dir: &Path, erasures: &[Erasure]) -> io::Result<()> {
+    for store in DeadLetters::stores(dir)? {
+        DeadLetters::of(dir, &store).take_out(|letter| {
+            erasures.iter().any(|erasure| letter.offset < erasure.end && erasure.is_of(&letter.point.driver))
+        })?;
+    }
+    Ok(())
 }
 
 fn spawn_eraser(eraser: &Eraser, stop: &CancellationToken) -> [JoinHandle<()>; 2] {

@@ -29,7 +29,6 @@ use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 pub use self::gate::Gate;
-use crate::applier::{DeadLetters, Letter};
 use crate::clock::Clock;
 use crate::journal::{AppendError, Erasure, Journal, Reader, Record, Stage};
 use crate::model::{DriverId, Offset, Point, Timestamp, Tombstone};
@@ -99,7 +98,11 @@ struct Shared {
     work: Notify,
     /// Changes when an erasure is done.
     done: watch::Sender<()>,
+    take_out_letters: Box<TakeOut>,
 }
+
+/// Takes what erasures name out of what stores refused, which lies beside the journal. Blocking.
+type TakeOut = dyn Fn(&[Erasure]) -> io::Result<()> + Send + Sync;
 
 /// A store that follows the journal, and the board that others on it share.
 struct Follower {
@@ -165,13 +168,14 @@ impl Word {
 }
 
 impl Eraser {
-    /// Over `journal` and the stores that follow it, each with what tells how far. Nothing passes their gates before
-    /// [`Self::keep_visiting`] runs.
+    /// Over `journal` and the stores that follow it, each with what tells how far; `take_out_letters` knows what they
+    /// refused. Nothing passes their gates before [`Self::keep_visiting`] runs.
     pub fn new(
         journal: Journal,
         stores: Vec<(Arc<dyn Store>, watch::Receiver<Offset>)>,
         clock: Clock,
         retention: Duration,
+        take_out_letters: impl Fn(&[Erasure]) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
         let follower = |(store, applied)| Follower {
             store,
@@ -188,6 +192,7 @@ impl Eraser {
             visit: watch::Sender::new(()),
             work: Notify::new(),
             done: watch::Sender::new(()),
+            take_out_letters: Box::new(take_out_letters),
         }))
     }
 
@@ -365,19 +370,9 @@ impl Eraser {
         Ok(journal.forget_erasures(over).await?)
     }
 
-    /// What stores refused is set aside beside the journal, and is erased like it.
     async fn take_out_letters(&self, erasures: Vec<Erasure>) -> io::Result<()> {
-        let dir = self.0.journal.data_dir().to_owned();
-        let is_of =
-            |erasure: &Erasure, letter: &Letter| letter.offset < erasure.end && erasure.is_of(&letter.point.driver);
-        let take_out = move || {
-            for store in DeadLetters::stores(&dir)? {
-                DeadLetters::of(&dir, &store)
-                    .take_out(|letter| erasures.iter().any(|erasure| is_of(erasure, letter)))?;
-            }
-            Ok(())
-        };
-        spawn_blocking(take_out).await.map_err(io::Error::other)?
+        let shared = self.0.clone();
+        spawn_blocking(move || (shared.take_out_letters)(&erasures)).await.map_err(io::Error::other)?
     }
 
     /// Whether every instance that is there has carried it out.

@@ -9,6 +9,7 @@ use geotrail::store::{Batch, Store};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::harness::PATIENCE;
 use crate::harness::redis::RedisServer;
 use crate::redis_store::{
     assert_holds, assert_public_keys, batch, connected, id, now, options, point, points, track_bytes, works_again,
@@ -61,8 +62,10 @@ impl Follower {
     }
 
     pub(crate) async fn run(&mut self, store: &RedisStore) {
+        let begun = Instant::now();
         while !self.is_done() {
             self.step(store).await;
+            assert!(begun.elapsed() < PATIENCE, "the store does not take it");
         }
     }
 }
@@ -245,7 +248,7 @@ async fn what_is_forgotten_or_expires_is_not_lost() {
     let retention = Duration::from_millis((now().ms_since(hours(0)) + 2_000) as u64);
     let stores = [
         connected(&server, ONE).await,
-        RedisStore::connect(Options { prefix: "brief".into(), retention, ..options(&server, TWO) })
+        RedisStore::connect(Options { prefix: "geotrail:brief".into(), retention, ..options(&server, TWO) })
             .await
             .expect("a good URL"),
     ];
@@ -254,7 +257,7 @@ async fn what_is_forgotten_or_expires_is_not_lost() {
         journal.run(store).await;
         nothing_is_missing(store).await;
     }
-    let brief = || server.keys().iter().filter(|key| key.starts_with("brief:")).count();
+    let brief = || server.keys().iter().filter(|key| key.starts_with("geotrail:brief:")).count();
     let begun = Instant::now();
     let (most, mut alarms) = (brief(), 0);
     while brief() == most && begun.elapsed() < Duration::from_secs(20) {
