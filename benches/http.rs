@@ -1,0 +1,232 @@
+//! What a request costs the service: processor time of its process, user and system, for everything from the socket
+//! to the socket. Starts the service built by the same run, with the embedded store, and drives it over loopback.
+//! Prints a row for each fleet; asserts nothing. `cargo bench --bench http [DRIVERS...]`.
+//!
+//! A closed loop: each connection sends when it has its answer. So rates are what this machine gives with the driver
+//! beside the service; the tail of an open loop is not told by this.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Points in a batch of the bulk rows.
+const BATCH: u64 = 1_000;
+/// Requests in a row of questions.
+const ASKED: u64 = 4_000;
+
+fn main() {
+    let sizes: Vec<u64> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
+    for drivers in if sizes.is_empty() { vec![20_000, 100_000] } else { sizes } {
+        fleet(drivers);
+    }
+}
+
+fn fleet(drivers: u64) {
+    let service = Service::start();
+    println!("fleet: {drivers} drivers");
+    let batches = |round: u64| {
+        move |request: u64| {
+            let first = request * BATCH;
+            post(&(first..first + BATCH).map(|driver| point(driver, round)).collect::<Vec<_>>())
+        }
+    };
+    let rows = drivers.div_ceil(BATCH);
+    let points = (rows * BATCH) as f64;
+    let (cost, _) = service.drive(4, rows, batches(0));
+    println!("  ingest, batches of {BATCH}, every driver new    {:8.2} us a point", cost / points);
+    let (cost, took) = service.drive(4, rows, batches(1));
+    let rate = points / took.total.as_secs_f64();
+    println!(
+        "  ingest, batches of {BATCH}, every driver moves  {:8.2} us a point, {rate:.0} points/s",
+        cost / points
+    );
+    let (cost, took) =
+        service.drive(64, ASKED * 4, |request| post(&[point(request % drivers, 2 + request / drivers)]));
+    println!("  ingest, one point a request, 64 connections {:8.1} us a request, {took}", cost / (ASKED * 4) as f64);
+    let (floor, took) = service.drive(8, ASKED, |_| get("/livez"));
+    println!("  an empty answer                             {:8.1} us a request, {took}", floor / ASKED as f64);
+    for (radius_m, limit) in [(1_000, 10), (3_000, 10), (10_000, 10), (10_000, 1_000)] {
+        let (cost, took) = service.drive(8, ASKED, |request| {
+            let (lat, lon) = place(&mut Random(request));
+            get(&format!("/v1/nearby?lat={lat:.5}&lon={lon:.5}&radius_m={radius_m}&limit={limit}"))
+        });
+        let per_request = cost / ASKED as f64;
+        println!(
+            "  nearby, limit {limit:>4}, {:>2} km                   {per_request:8.1} us a request, {took}",
+            radius_m / 1_000
+        );
+    }
+    let (cost, took) = service
+        .drive(1, 5, |_| "GET /v1/active HTTP/1.1\r\nHost: bench\r\nAccept: application/x-ndjson\r\n\r\n".to_owned());
+    println!("  the whole fleet as NDJSON                   {:8.2} us a driver, {took}", cost / 5.0 / drivers as f64);
+    println!("  resident: {} MiB", service.resident_kib() >> 10);
+}
+
+/// The service, in a directory of its own.
+struct Service {
+    child: Child,
+    address: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Service {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_geotrail"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(dir.path())
+            .env("RUST_LOG", "error")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("says where it listens");
+        let address = line.trim().rsplit('/').next().expect("an address").to_owned();
+        Self { child, address, _dir: dir }
+    }
+
+    /// Sends `requests` over `connections`; the microseconds of processor time of the service, and the clock's.
+    fn drive(&self, connections: u64, requests: u64, request: impl Fn(u64) -> String + Sync) -> (f64, Took) {
+        let next = AtomicU64::new(0);
+        let before = self.processor_time();
+        let begun = Instant::now();
+        let mut each: Vec<Duration> = thread::scope(|scope| {
+            let connection = || {
+                let mut stream = BufReader::new(TcpStream::connect(&self.address).expect("connects"));
+                stream.get_ref().set_nodelay(true).expect("a socket");
+                let mut took = Vec::new();
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= requests {
+                        return took;
+                    }
+                    let bytes = request(number);
+                    let begun = Instant::now();
+                    stream.get_mut().write_all(bytes.as_bytes()).expect("sends");
+                    answer(&mut stream);
+                    took.push(begun.elapsed());
+                }
+            };
+            let all: Vec<_> = (0..connections).map(|_| scope.spawn(connection)).collect();
+            all.into_iter().flat_map(|one| one.join().expect("no connection fails")).collect()
+        });
+        let total = begun.elapsed();
+        each.sort_unstable();
+        let at = |share: f64| each[((each.len() - 1) as f64 * share) as usize];
+        let took = Took { total, p50: at(0.5), p99: at(0.99) };
+        (self.processor_time().saturating_sub(before).as_secs_f64() * 1e6, took)
+    }
+
+    /// Of all threads, user and system, to 10 ms.
+    fn processor_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
+        let fields = stat.rsplit(')').next().expect("a name in brackets").split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("always there");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Took {
+    total: Duration,
+    p50: Duration,
+    p99: Duration,
+}
+
+impl std::fmt::Display for Took {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "p50 {:?}, p99 {:?}", self.p50, self.p99)
+    }
+}
+
+/// Reads an answer to its end, whole or chunked; it must be a good one.
+fn answer(stream: &mut BufReader<TcpStream>) {
+    let (mut line, mut length, mut is_chunked) = (String::new(), 0, false);
+    stream.read_line(&mut line).expect("an answer");
+    assert!(line.starts_with("HTTP/1.1 2"), "{line}");
+    loop {
+        line.clear();
+        stream.read_line(&mut line).expect("a header");
+        let header = line.trim().to_ascii_lowercase();
+        if header.is_empty() {
+            break;
+        }
+        if let Some(value) = header.strip_prefix("content-length:") {
+            length = value.trim().parse().expect("a number");
+        }
+        is_chunked |= header == "transfer-encoding: chunked";
+    }
+    let skip = |stream: &mut BufReader<TcpStream>, length: u64| {
+        std::io::copy(&mut stream.by_ref().take(length), &mut std::io::sink()).expect("a body");
+    };
+    if !is_chunked {
+        return skip(stream, length);
+    }
+    loop {
+        line.clear();
+        stream.read_line(&mut line).expect("a chunk");
+        let size = u64::from_str_radix(line.trim(), 16).expect("a size");
+        skip(stream, size + 2);
+        if size == 0 {
+            return;
+        }
+    }
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n")
+}
+
+fn post(points: &[String]) -> String {
+    let body = format!("[{}]", points.join(","));
+    let length = body.len();
+    format!(
+        "POST /v1/points HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// A driver that stays within 100 m of its home, a second on in each round.
+fn point(driver: u64, round: u64) -> String {
+    let (lat, lon) = place(&mut Random(driver));
+    let mut step = Random(driver ^ round << 40);
+    let (lat, lon) = (lat + 0.001 * step.next(), lon + 0.001 * step.next());
+    let ts = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis();
+    let (speed, heading) = (20.0 * step.next(), 359.0 * step.next());
+    format!(
+        r#"{{"driver_id":"driver-{driver:07}","ts":{ts},"lat":{lat:.6},"lon":{lon:.6},"speed_mps":{speed:.1},"heading_deg":{heading:.0}}}"#
+    )
+}
+
+/// Somewhere in a city: the nearer its centre the likelier, 20 km one way and the other.
+fn place(random: &mut Random) -> (f64, f64) {
+    let mut off = || (0..4).map(|_| random.next()).sum::<f64>() / 4.0 - 0.5;
+    (52.52 + 0.8 * off(), 13.4 + 1.3 * off())
+}
+
+/// Splitmix64, as 0 to 1.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((mixed ^ mixed >> 31) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
