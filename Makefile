@@ -52,8 +52,9 @@ advisories: $(TOOLS)/bin/cargo-deny
 	  echo "!!! ADVISORIES NOT CHECKED: the RustSec database cannot be fetched from here !!!" >&2; \
 	else $(TOOLS)/bin/cargo-deny --locked check advisories; fi
 
+# More tests at once than processors: most of them wait for a server of their own.
 unit: redis-server
-	cargo test --locked --all-targets
+	RUST_TEST_THREADS=6 cargo test --locked --lib --bins --tests
 	cargo test --locked --doc
 
 $(TOOLS)/bin/cargo-deny:
