@@ -487,6 +487,30 @@ async fn while_redis_is_away_an_erasure_is_noted_and_done_when_it_is_back() {
     check_gone(&service).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_store_refused_is_erased_too() {
+    let backing = Backing::new(Kind::Redis);
+    let server = backing.server.as_ref().expect("Redis has one");
+    let dir = tempfile::tempdir().expect("a directory");
+    let service = Process::serve(dir.path(), &backing.url).await;
+    service.report(&everybody(now_ms(), 3)).await;
+    let refused = now_ms() - 10 * HOUR_MS;
+    let key = format!("geotrail:{{{}}}:positions", service_hour(refused));
+    server.cli(&["SET", &key, "not a geo set"]);
+    let other = everybody(refused, 1).swap_remove(0);
+    let letters = [gone_at(refused), other.clone()];
+    assert_eq!(service.try_post("/v1/points", &letters).await.expect("an answer").status, 202);
+    let file = dir.path().join("deadletter-redis.ndjson");
+    let holds_letter = |driver: &str| holds(&fs::read(&file).unwrap_or_default(), driver.as_bytes());
+    eventually("both are set aside", async || (holds_letter(GONE) && holds_letter(&other.driver)).then_some(()))
+        .await;
+    server.cli(&["UNLINK", &key]);
+    assert_eq!(delete(&service, GONE).await, Some(204));
+    assert!(!holds_letter(GONE), "a dead letter is a copy like any other");
+    assert_eq!(traces(dir.path(), &backing), (vec![], vec![]));
+    check_gone(&service).await;
+}
+
 /// Two instances on one Redis, both with points of everybody.
 async fn two_instances(url: &str) -> ([tempfile::TempDir; 2], [Process; 2]) {
     let dirs = [(), ()].map(|()| tempfile::tempdir().expect("a directory"));
