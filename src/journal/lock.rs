@@ -9,7 +9,7 @@ use super::files::Files;
 /// Held as long as this lives.
 #[derive(Debug)]
 pub(super) struct DirectoryLock {
-    _file: File,
+    file: File,
 }
 
 impl DirectoryLock {
@@ -23,9 +23,18 @@ impl DirectoryLock {
             .open(&path)
             .map_err(OpenError::at(&path))?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
+            Ok(()) => Ok(Self { file }),
             Err(TryLockError::WouldBlock) => Err(OpenError::Locked(files.data_dir().to_owned())),
             Err(TryLockError::Error(source)) => Err(OpenError::Io { path, source }),
+        }
+    }
+}
+
+impl Drop for DirectoryLock {
+    /// Closing alone would leave the lock with a child that is being made at this moment, until it closes its copy.
+    fn drop(&mut self) {
+        if let Err(error) = self.file.unlock() {
+            tracing::warn!(%error, "the lock of the journal goes with this process");
         }
     }
 }
