@@ -5,9 +5,9 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use geotrail::journal::{Damage, Erasure, Journal, OpenError, Options, Reader, Recovery, Stage};
+use geotrail::journal::{Damage, Erasure, Journal, Options, Reader, Recovery, Stage};
 use geotrail::model::{DriverId, Offset, Point, Position, Timestamp, Tombstone};
 use geotrail::store::{Batch, NearbyQuery, Store, When, Window};
 use tempfile::TempDir;
