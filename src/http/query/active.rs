@@ -42,7 +42,7 @@ impl Listing for Active {
         limit: usize,
     ) -> Result<Answer<Rows<Self>>, QueryError> {
         let Answer { value, index } = queries.active(self.max_age, &self.tags, from, limit).await?;
-        Ok(Answer { value: Rows { rows: value.items, next: value.next }, index })
+        Ok(Answer { value: value.into(), index })
     }
 }
 

@@ -36,7 +36,7 @@ impl Listing for Drivers {
         limit: usize,
     ) -> Result<Answer<Rows<Self>>, QueryError> {
         let Answer { value, index } = queries.hour_drivers(self.0, from, limit).await?;
-        Ok(Answer { value: Rows { rows: value.items, next: value.next }, index })
+        Ok(Answer { value: value.into(), index })
     }
 }
 
@@ -59,7 +59,7 @@ impl Listing for Positions {
         limit: usize,
     ) -> Result<Answer<Rows<Self>>, QueryError> {
         let Answer { value, index } = queries.hour_positions(self.0, from, limit).await?;
-        Ok(Answer { value: Rows { rows: value.items, next: value.next }, index })
+        Ok(Answer { value: value.into(), index })
     }
 }
 

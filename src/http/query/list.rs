@@ -18,6 +18,7 @@ use crate::http::problem::Problem;
 use crate::http::render::{self, More, Row, Tail};
 use crate::model::DriverId;
 use crate::query::{Answer, Queries, QueryError};
+use crate::store::Page;
 
 /// How many rows a stream holds at a time.
 const STREAM_ROWS: usize = 1_000;
@@ -52,6 +53,12 @@ pub(super) trait Listing: Send + Sync + 'static {
 pub(super) struct Rows<L: Listing + ?Sized> {
     pub(super) rows: Vec<L::Row>,
     pub(super) next: Option<L::Mark>,
+}
+
+impl<L: Listing<Mark = DriverId>> From<Page<L::Row>> for Rows<L> {
+    fn from(page: Page<L::Row>) -> Self {
+        Self { rows: page.items, next: page.next }
+    }
 }
 
 /// Answers with a page, or with everything from the cursor on, as the client accepts. `params` are those of the

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
-use super::link::{Command, Reply, Script};
+use super::link::{Command, Reply};
 use super::shard::{Layout, Shard};
 use super::{Index, packed};
 use crate::model::{DriverId, Fix, Hour, Point, QuadCell, Timestamp};
@@ -105,21 +105,17 @@ impl Index {
             self.call(&attempt, slice)
         });
         let calls = calls.collect();
-        let written = self.in_pipelines(&self.write, calls).await?;
+        let written = self.in_pipelines(calls).await?;
         if let Layout::Sharded(_) = self.keys.layout() {
             self.put_in_places(&mut attempt, &slices, written).await?;
         }
         self.mark(&attempt.name, &attempt.calls, batch.end).await
     }
 
-    /// Sends calls of `script`, some pipelines at once. The replies, in order.
-    pub(super) async fn in_pipelines(&self, script: &Script, calls: Vec<Command>) -> Result<Vec<Reply>, StoreError> {
+    /// Sends calls, some pipelines at once. The replies, in order.
+    pub(super) async fn in_pipelines(&self, calls: Vec<Command>) -> Result<Vec<Reply>, StoreError> {
         let pipelines: Vec<Vec<Command>> = calls.chunks(CALLS_PER_PIPELINE).map(<[Command]>::to_vec).collect();
-        stream::iter(pipelines)
-            .map(|calls| self.link.run_script(script, calls))
-            .buffered(PIPELINES)
-            .try_concat()
-            .await
+        stream::iter(pipelines).map(|calls| self.link.run(calls)).buffered(PIPELINES).try_concat().await
     }
 
     /// Cuts a batch into calls.

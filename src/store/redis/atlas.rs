@@ -159,7 +159,7 @@ impl Index {
                 shards.push(shard);
             }
         }
-        self.link.run_script(&self.cells, telling).await?;
+        self.link.run(telling).await?;
         self.atlas.told.lock().extend(untold);
         Ok(shards)
     }

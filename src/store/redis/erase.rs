@@ -54,7 +54,7 @@ impl Index {
             let shards: Vec<Shard> = places.into_iter().chain([self.keys.layout().bucket(hour, driver)]).collect();
             for shards in shards.chunks(SHARDS_AT_ONCE) {
                 let calls = shards.iter().map(|shard| self.erasing(*shard, driver)).collect();
-                self.link.run_script(&self.erase, calls).await?;
+                self.link.run(calls).await?;
             }
         }
         Ok(())
@@ -107,7 +107,7 @@ impl Index {
         for line in lines {
             call = call.number(line.at.as_ms()).arg(line.text.clone());
         }
-        let reply = self.link.run_script(&self.visit, vec![call]).await?.pop().unwrap_or(Reply::Nil);
+        let reply = self.link.run(vec![call]).await?.pop().unwrap_or(Reply::Nil);
         let mut parts = reply.list()?.into_iter();
         let count = parts.next().ok_or_else(unreadable)?.count()?;
         let instances = parts.map(text).collect::<Result<_, _>>()?;

@@ -152,7 +152,7 @@ impl Index {
                     .number(end)
                     .arg(format!("{attempt}:{calls}"))
             });
-            let replies = self.link.run_script(&self.mark, marks.collect()).await?;
+            let replies = self.link.run(marks.collect()).await?;
             for ((shard, _), reply) in slice.iter().zip(replies) {
                 match reply.count()? {
                     0 => lost.push(*shard),
@@ -217,7 +217,7 @@ impl Index {
             expected.into_iter().filter(|(shard, _)| shard.hour().end() >= gone_by).collect();
         for slice in kept.chunks(CALLS_PER_PIPELINE) {
             let calls = slice.iter().map(|(shard, _)| self.look(*shard)).collect();
-            let replies = self.link.run_script(&self.audit, calls).await?;
+            let replies = self.link.run(calls).await?;
             for ((shard, expected), reply) in slice.iter().zip(replies) {
                 let held = reply.decimal()?.and_then(|held| u64::try_from(held).ok()).map(Offset::new);
                 // Whoever forgot it in the meantime has dropped it first.

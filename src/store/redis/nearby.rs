@@ -113,7 +113,7 @@ impl Index {
         while let Some(last) = members.last() {
             let call = Command::script(&self.crowd, vec![key.clone()]);
             let call = call.number(score).arg(id(last)).number(DRIVERS_PER_READ);
-            let page = self.link.run_script(&self.crowd, vec![call]).await?.pop().unwrap_or(Reply::Nil).list()?;
+            let page = self.link.run(vec![call]).await?.pop().unwrap_or(Reply::Nil).list()?;
             let is_cut = page.len() >= DRIVERS_PER_READ;
             members.extend(page.into_iter().map(driver).collect::<Result<Vec<_>, _>>()?);
             if !is_cut {

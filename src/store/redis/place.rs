@@ -83,7 +83,7 @@ impl Index {
                     calls.push(self.visits(&attempt.name, shard, visits));
                 }
             }
-            self.in_pipelines(&self.place, calls).await?;
+            self.in_pipelines(calls).await?;
         }
         let calls = left.into_iter().flat_map(|(shard, drivers)| {
             let calls = drivers.chunks(DRIVERS_PER_CALL).map(|drivers| {
@@ -92,7 +92,7 @@ impl Index {
             });
             calls.collect::<Vec<_>>()
         });
-        self.in_pipelines(&self.left, calls.collect()).await?;
+        self.in_pipelines(calls.collect()).await?;
         Ok(())
     }
 

@@ -120,7 +120,8 @@ impl Link {
     }
 
     /// Sends commands, those for one server in one pipeline. The replies, in order, if there is no error among them.
-    /// All that can be done is done, even if there is.
+    /// All that can be done is done, even if there is. A call of a script that a server does not know is sent again with
+    /// its text.
     pub(super) async fn run(&self, commands: Vec<Command>) -> Result<Vec<Reply>, StoreError> {
         self.each(commands).await.into_iter().collect()
     }
@@ -134,12 +135,6 @@ impl Link {
     pub(super) async fn ask(&self, command: Command) -> Result<Reply, StoreError> {
         let mut replies = self.run(vec![command]).await?;
         replies.pop().ok_or_else(unexpected)
-    }
-
-    /// Sends calls of a script; again, with its text, those for which a server did not know it. The replies, in
-    /// order.
-    pub(super) async fn run_script(&self, _script: &Script, calls: Vec<Command>) -> Result<Vec<Reply>, StoreError> {
-        self.run(calls).await
     }
 
     /// As many replies as commands.
