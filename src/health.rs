@@ -67,7 +67,7 @@ pub struct Report {
 }
 
 /// What is known of one store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreReport {
     /// Its name.
     pub name: &'static str,
@@ -82,7 +82,7 @@ pub struct StoreReport {
     /// Points that it refused, and that wait for somebody to look into why.
     pub dead_letters: u64,
     /// What keeps it from doing all that it should, if anything is known to.
-    pub trouble: Option<&'static str>,
+    pub trouble: Option<String>,
 }
 
 impl StoreReport {

@@ -96,7 +96,7 @@ impl Follower {
         let progress = Arc::new(Progress::new(journal.committed()));
         let told = progress.clone();
         let store: Arc<dyn Store> = Arc::new(Audited::new(Arc::new(measured), move |offset| told.lost(offset)));
-        let source = Arc::new(Source::new(store.clone(), label(&progress)));
+        let source = Arc::new(Source::new(store.clone(), label(&progress, &store)));
         at_scrape(metrics, name, &progress);
         Ok(Self { name, store, fed: Fed { source, progress } })
     }
@@ -116,11 +116,13 @@ impl Follower {
     }
 }
 
-/// What the applier's progress makes of an answer.
-fn label(progress: &Arc<Progress>) -> Label {
-    let progress = progress.clone();
+/// What the applier's progress, and what of the store can be asked, make of an answer.
+fn label(progress: &Arc<Progress>, store: &Arc<dyn Store>) -> Label {
+    let (progress, store) = (progress.clone(), store.clone());
     Label::from_fn(move || {
+        let is_partial = store.is_partial();
         let state = match progress.wholeness() {
+            _ if is_partial => IndexState::Partial { as_of: None },
             Wholeness::Whole => IndexState::Complete,
             Wholeness::Behind(as_of) => IndexState::Rebuilding { as_of },
             Wholeness::Lacking(as_of) => IndexState::Partial { as_of },

@@ -8,7 +8,8 @@
 //! The checkpoint moves only after the store has the points, and stays at the beginning of what a pass still owes:
 //! a crash costs repetition, which stores bear, never loss. A store that cannot be written to is tried again with a
 //! jittered back-off for as long as it takes: the journal is the queue, nothing waits in memory. What a store refuses
-//! for ever is set aside ([`DeadLetters`]), so that it holds nothing up.
+//! for ever is set aside ([`DeadLetters`]), so that it holds nothing up. What a part of a store cannot be given now, the
+//! store owes: it is told as lost as soon as it can be given, and the checkpoint waits for that.
 //!
 //! Never here: HTTP, an adapter, a decision about what to answer (that is the label's reader).
 
@@ -32,11 +33,11 @@ use tracing::{error, info, warn};
 use crate::clock::Clock;
 use crate::journal::{Checkpoint, Committed, Journal, Note, Reader, Record};
 use crate::model::Offset;
-use crate::store::Store;
+use crate::store::{Applied, Store};
 
 pub use dead_letters::{DeadLetters, Letter};
 pub use history::{Chunk, History, Stretch, look};
-pub use progress::{FRESHNESS_BOUND, Pass, Progress, SetAside, Wholeness};
+pub use progress::{FRESHNESS_BOUND, Pass, Progress, Reach, SetAside, Wholeness};
 pub use put::Put;
 pub use replay::{ReplayError, Replayed, Zeal, replay};
 
@@ -310,9 +311,12 @@ impl Run {
         let mut back_off = BackOff::new();
         loop {
             match self.applier.put.once(&chunk).await {
-                Ok(set_aside) => {
+                Ok((applied, set_aside)) => {
                     self.live_points = points_end;
                     self.set_aside(set_aside);
+                    if applied == Applied::Partly {
+                        self.applier.progress.left_out(start, end);
+                    }
                     self.applier.progress.applied(end, points_end, chunk.points.len(), received);
                     return Ok(true);
                 }
@@ -402,7 +406,7 @@ impl Run {
         let rest = chunk.split(self.most);
         let began = Instant::now();
         match self.applier.put.once(&chunk).await {
-            Ok(set_aside) => {
+            Ok((_, set_aside)) => {
                 self.set_aside(set_aside);
                 self.pending = rest;
                 self.most = next_most(self.most, began.elapsed());
@@ -475,8 +479,10 @@ impl Run {
     async fn note(&mut self) -> Result<(), ApplierError> {
         let Put { store, letters, .. } = &self.applier.put;
         self.noted.1 = Instant::now();
-        let owed = self.history.as_ref().and_then(History::from);
+        // A loss that was told since is not yet in the hands of the pass.
         let durable = store.durable();
+        let loss = self.applier.progress.loss();
+        let owed = self.history.as_ref().and_then(History::from).into_iter().chain(loss).min();
         let target = match owed {
             Some(owed) => owed.min(self.noted.0.max(durable)),
             None => self.noted.0.max(durable),

@@ -16,11 +16,14 @@ use crate::model::{Offset, Timestamp};
 /// from its acknowledgement into every answer.
 pub const FRESHNESS_BOUND: Duration = Duration::from_millis(500);
 
+/// What was left out is remembered for so long: longer than anybody waits to hear that points were applied.
+const LEFT_OUT_KEPT: Duration = Duration::from_secs(30);
+
 /// Told by the applier and by audits, read by queries, ingest, metrics and retention.
 #[derive(Debug)]
 pub struct Progress {
     committed: watch::Receiver<Committed>,
-    applied: watch::Sender<Offset>,
+    applied: watch::Sender<Reach>,
     durable: watch::Sender<Offset>,
     points_end: AtomicU64,
     points_applied: AtomicU64,
@@ -57,6 +60,26 @@ pub struct Pass {
     pub has_news: bool,
 }
 
+/// How far the journal is in a store, and what was left out on the way because a part of the store is away.
+#[derive(Debug, Default)]
+pub struct Reach {
+    end: Offset,
+    /// From where to where, and when, as far as anybody may still wait for it.
+    left_out: Vec<(Offset, Offset, Instant)>,
+}
+
+impl Reach {
+    /// How far.
+    pub const fn end(&self) -> Offset {
+        self.end
+    }
+
+    /// Whether all of the record that ends here is in. One that went in together with what was left out counts as out.
+    pub fn covers(&self, end: Offset) -> bool {
+        self.end >= end && !self.left_out.iter().any(|(from, to, _)| *from < end && end <= *to)
+    }
+}
+
 /// What a store refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SetAside {
@@ -82,7 +105,7 @@ impl Progress {
     pub fn new(committed: watch::Receiver<Committed>) -> Self {
         Self {
             committed,
-            applied: watch::Sender::new(Offset::START),
+            applied: watch::Sender::default(),
             durable: watch::Sender::new(Offset::START),
             points_end: AtomicU64::new(0),
             points_applied: AtomicU64::new(0),
@@ -94,7 +117,7 @@ impl Progress {
     }
 
     /// Tells up to where whoever waits for the store may rely on it.
-    pub fn watch_applied(&self) -> watch::Receiver<Offset> {
+    pub fn watch_applied(&self) -> watch::Receiver<Reach> {
         self.applied.subscribe()
     }
 
@@ -186,6 +209,15 @@ impl Progress {
         self.state.lock().set_aside = set_aside;
     }
 
+    /// Some of what lies between these was not put in. Told before it counts as applied.
+    pub(super) fn left_out(&self, start: Offset, end: Offset) {
+        self.applied.send_if_modified(|reach| {
+            reach.left_out.retain(|(.., at)| at.elapsed() <= LEFT_OUT_KEPT);
+            reach.left_out.push((start, end, Instant::now()));
+            false
+        });
+    }
+
     pub(super) fn applied(&self, end: Offset, points_end: u64, points: usize, received: Timestamp) {
         self.points_end.store(points_end, Ordering::Relaxed);
         self.put_in(points);
@@ -223,9 +255,9 @@ impl Progress {
     /// Whoever waits for a point that is in a pass for the first time goes on waiting.
     fn publish(&self, state: &State) {
         if !state.pass.is_some_and(|pass| pass.has_news) {
-            self.applied.send_if_modified(|applied| {
-                let is_news = state.live > *applied;
-                *applied = state.live.max(*applied);
+            self.applied.send_if_modified(|reach| {
+                let is_news = state.live > reach.end;
+                reach.end = state.live.max(reach.end);
                 is_news
             });
         }

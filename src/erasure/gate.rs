@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use super::{Follower, Shared};
 use crate::model::{DriverId, Fix, Hour, Offset, Timestamp};
-use crate::store::{Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
+use crate::store::{Applied, Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
 
 /// A store whose `apply` leaves out what is to be erased, and refuses as long as it cannot know what that is.
 pub struct Gate {
@@ -53,7 +53,7 @@ impl Store for Gate {
         self.store().glance().await
     }
 
-    async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
+    async fn apply(&self, batch: Batch<'_>) -> Result<Applied, StoreError> {
         let _pass = self.follower().enter().await?;
         match self.shared.journal.strike(batch.points, batch.end) {
             Some(points) => self.store().apply(Batch { points: &points, ..batch }).await,
@@ -134,7 +134,15 @@ impl Store for Gate {
         self.store().last_report(window).await
     }
 
-    fn trouble(&self) -> Option<&'static str> {
+    fn is_partial(&self) -> bool {
+        self.store().is_partial()
+    }
+
+    fn omissions(&self) -> u64 {
+        self.store().omissions()
+    }
+
+    fn trouble(&self) -> Option<String> {
         self.store().trouble()
     }
 

@@ -29,10 +29,11 @@ use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 pub use self::gate::Gate;
+use crate::applier::Reach;
 use crate::clock::Clock;
 use crate::journal::{AppendError, Erasure, Journal, Reader, Record, Stage};
-use crate::model::{DriverId, Offset, Point, Timestamp, Tombstone};
-use crate::store::{BOARD_LAPSE, Batch, Board, Line, Located, Store, StoreError, Window};
+use crate::model::{DriverId, Point, Timestamp, Tombstone};
+use crate::store::{Applied, BOARD_LAPSE, Batch, Board, Line, Located, Store, StoreError, Window};
 
 /// How long whoever asks for an erasure waits for its end: longer than it takes to notice that an instance is away.
 pub const PATIENCE: Duration = Duration::from_secs(8);
@@ -107,7 +108,7 @@ type TakeOut = dyn Fn(&[Erasure]) -> io::Result<()> + Send + Sync;
 /// A store that follows the journal, and the board that others on it share.
 struct Follower {
     store: Arc<dyn Store>,
-    applied: watch::Receiver<Offset>,
+    applied: watch::Receiver<Reach>,
     /// Held by those who put points into the store; taken whole to erase.
     gate: RwLock<()>,
     lease: watch::Sender<Lease>,
@@ -172,7 +173,7 @@ impl Eraser {
     /// refused. Nothing passes their gates before [`Self::keep_visiting`] runs.
     pub fn new(
         journal: Journal,
-        stores: Vec<(Arc<dyn Store>, watch::Receiver<Offset>)>,
+        stores: Vec<(Arc<dyn Store>, watch::Receiver<Reach>)>,
         clock: Clock,
         retention: Duration,
         take_out_letters: impl Fn(&[Erasure]) -> io::Result<()> + Send + Sync + 'static,
@@ -431,9 +432,13 @@ impl Eraser {
         if points.is_empty() {
             return Ok(());
         }
-        let (end, now) = (*follower.applied.borrow(), clock.now());
+        let (end, now) = (follower.applied.borrow().end(), clock.now());
         let forget_before = now.plus_ms(-(retention.as_millis() as i64));
-        Ok(follower.store.apply(Batch { points: &points, end, forget_before, repeated: true }).await?)
+        let batch = Batch { points: &points, start: erasure.end, end, forget_before, repeated: true };
+        match follower.store.apply(batch).await? {
+            Applied::Whole => Ok(()),
+            Applied::Partly => Err(StoreError::Unavailable("a part of the store cannot be asked".into()).into()),
+        }
     }
 }
 

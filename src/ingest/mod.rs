@@ -7,6 +7,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::watch;
 
+use crate::applier::Reach;
 use crate::journal::{AppendError, Journal};
 use crate::model::{Offset, Point, Timestamp};
 
@@ -31,12 +32,12 @@ pub enum Refusal {
 #[derive(Clone, Debug)]
 pub struct Ingest {
     journal: Journal,
-    applied: watch::Receiver<Offset>,
+    applied: watch::Receiver<Reach>,
 }
 
 impl Ingest {
     /// Into `journal`; `applied` tells how far the first store has followed.
-    pub const fn new(journal: Journal, applied: watch::Receiver<Offset>) -> Self {
+    pub const fn new(journal: Journal, applied: watch::Receiver<Reach>) -> Self {
         Self { journal, applied }
     }
 
@@ -50,10 +51,10 @@ impl Ingest {
         })
     }
 
-    /// Waits until the first store holds everything before `end`; false if it takes over [`MAX_WAIT_APPLIED`].
+    /// Waits until the first store holds what was submitted up to `end`; false if it takes over [`MAX_WAIT_APPLIED`].
     pub async fn wait_applied(&self, end: Offset) -> bool {
         let mut applied = self.applied.clone();
-        let wait = applied.wait_for(|applied| *applied >= end);
+        let wait = applied.wait_for(|applied| applied.covers(end));
         matches!(tokio::time::timeout(MAX_WAIT_APPLIED, wait).await, Ok(Ok(_)))
     }
 

@@ -252,18 +252,32 @@ impl Queries {
         }
     }
 
-    /// Puts the question to one source after the other, until one answers.
+    /// Puts the question to one source after the other, until one answers. What one says that can be asked in part alone
+    /// counts only if no other is whole.
     async fn answer<T, F>(&self, question: impl Fn(Arc<dyn Store>) -> F) -> Result<Answer<T>, QueryError>
     where
         F: Future<Output = Result<T, QueryError>>,
     {
         let mut unavailable = None;
-        for (number, source) in self.in_order() {
+        let mut sources = self.in_order().into_iter().peekable();
+        let mut partial = None;
+        while let Some((number, source)) = sources.next() {
             match source.ask(question(source.store().clone())).await {
-                (Ok(value), state) => return Ok(Answer { value, index: self.as_seen(number, state) }),
+                (Ok(value), state) => {
+                    let answer = Answer { value, index: self.as_seen(number, state) };
+                    let is_partial = matches!(state, IndexState::Partial { .. });
+                    let is_another_whole = sources.peek().is_some_and(|(_, next)| next.is_whole());
+                    if !is_partial || !is_another_whole {
+                        return Ok(answer);
+                    }
+                    partial = partial.or(Some(answer));
+                }
                 (Err(QueryError::Unavailable(error)), _) => unavailable = unavailable.or(Some(error)),
                 (Err(error), _) => return Err(error),
             }
+        }
+        if let Some(answer) = partial {
+            return Ok(answer);
         }
         Err(QueryError::Unavailable(unavailable.expect("there is at least one source")))
     }

@@ -43,14 +43,21 @@ impl Source {
         }
     }
 
+    /// Whether it is there and whole, as far as is known.
+    pub(super) fn is_whole(&self) -> bool {
+        self.rank() == 0
+    }
+
     /// Asks, and says how whole the store was all the while. It was whole if it was before and after, if nothing was
     /// lost in between, and if a look after the answer finds nothing amiss: a store that comes back empty answers
-    /// before anybody else has noticed. What is amiss is audited at once, and told to whoever makes up for it.
+    /// before anybody else has noticed. What is amiss is audited at once, and told to whoever makes up for it. If it
+    /// left anything out meanwhile, it may have been out of this answer.
     pub(super) async fn ask<T>(
         &self,
         question: impl Future<Output = Result<T, QueryError>>,
     ) -> (Result<T, QueryError>, IndexState) {
         let before = self.label.look();
+        let omissions = self.store.omissions();
         let answer = question.await;
         if before.state.is_degraded() || matches!(answer, Err(QueryError::Unavailable(_))) {
             return (answer, before.state);
@@ -62,6 +69,7 @@ impl Source {
         };
         let after = self.label.look();
         let index = match after.state {
+            IndexState::Complete if self.store.omissions() != omissions => IndexState::Partial { as_of: None },
             IndexState::Complete if is_intact && after.losses == before.losses => IndexState::Complete,
             IndexState::Complete => IndexState::Rebuilding { as_of: None },
             degraded => degraded,

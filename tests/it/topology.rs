@@ -102,7 +102,7 @@ fn point(driver: &str, ts: i64) -> Point {
 
 fn batch(points: &[Point], end: u64) -> Batch<'_> {
     let forget_before = Timestamp::from_ms(now_ms() - 48 * HOUR_MS);
-    Batch { points, end: Offset::new(end), forget_before, repeated: false }
+    Batch { points, start: Offset::START, end: Offset::new(end), forget_before, repeated: false }
 }
 
 async fn connected(url: String) -> RedisStore {

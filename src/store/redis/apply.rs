@@ -9,6 +9,8 @@
 //!
 //! Of a sharded hour the places follow (`place`). The marks follow when every call has succeeded (`marks` says why).
 //!
+//! What belongs to shards whose primary is away is left out (`outage` says what becomes of it).
+//!
 //! Never here: repetition (the applier repeats a batch that failed).
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,8 +21,8 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use super::link::{Command, Reply};
 use super::shard::{Layout, Shard};
 use super::{Index, packed};
-use crate::model::{DriverId, Fix, Hour, Point, QuadCell, Timestamp};
-use crate::store::{Batch, StoreError, track_codec};
+use crate::model::{DriverId, Fix, Hour, Offset, Point, QuadCell, Timestamp};
+use crate::store::{Applied, Batch, StoreError, track_codec};
 
 /// Drivers in one call of the script. See `docs/redis-keys.md` for what a call costs.
 const DRIVERS_PER_CALL: usize = 10;
@@ -74,8 +76,12 @@ pub(super) struct Attempt {
     /// Tells its calls from those of any other.
     pub(super) name: String,
     is_repeated: bool,
+    /// Where the batch begins.
+    start: Offset,
     /// How many calls of it write into each shard.
     pub(super) calls: BTreeMap<Shard, usize>,
+    /// The shards that were asked about, and whether they are away.
+    away: BTreeMap<Shard, bool>,
 }
 
 impl Attempt {
@@ -94,11 +100,13 @@ pub(super) struct Slice<'a, 'b> {
 
 impl Index {
     /// Puts `batch` in.
-    pub(super) async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
+    pub(super) async fn apply(&self, batch: Batch<'_>) -> Result<Applied, StoreError> {
         self.marks.forget_before(batch.forget_before);
         let name = format!("{:016x}", rand::random::<u64>());
-        let mut attempt = Attempt { name, is_repeated: batch.repeated, calls: BTreeMap::new() };
-        let folded = fold(self.keys.layout(), batch);
+        let (calls, away) = (BTreeMap::new(), BTreeMap::new());
+        let mut attempt = Attempt { name, is_repeated: batch.repeated, start: batch.start, calls, away };
+        let mut folded = fold(self.keys.layout(), batch);
+        folded.retain(|(bucket, _)| !self.owes(&mut attempt, *bucket));
         let slices = self.slices(&folded, batch.repeated).await?;
         let calls = slices.iter().map(|slice| {
             attempt.counts(slice.bucket);
@@ -109,7 +117,17 @@ impl Index {
         if let Layout::Sharded(_) = self.keys.layout() {
             self.put_in_places(&mut attempt, &slices, written).await?;
         }
-        self.mark(&attempt.name, &attempt.calls, batch.end).await
+        self.mark(&attempt.name, &attempt.calls, batch.end).await?;
+        Ok(if attempt.away.values().any(|is_away| *is_away) { Applied::Partly } else { Applied::Whole })
+    }
+
+    /// Whether `shard` is away, and what the attempt has for it is owed. The same all through an attempt.
+    pub(super) fn owes(&self, attempt: &mut Attempt, shard: Shard) -> bool {
+        let is_away = *attempt.away.entry(shard).or_insert_with(|| self.is_away(shard));
+        if is_away {
+            self.outage.owe(shard, attempt.start);
+        }
+        is_away
     }
 
     /// Sends calls, some pipelines at once. The replies, in order.

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::Index;
 use super::link::{Command, Reply};
 use super::newest::corrupt;
+use super::outage::Lacks;
 use super::shard::{Layout, Shard};
 use crate::model::{Cell, Disc, Hour, Position, QuadCell, Timestamp};
 use crate::store::StoreError;
@@ -58,7 +59,9 @@ impl Index {
         if self.keys.layout() == Layout::Whole {
             return Ok(Vec::new());
         }
-        self.refresh(&[hour]).await?;
+        let lacks = Lacks::default();
+        self.refresh(&[hour], &lacks).await?;
+        lacks.nothing()?;
         let known = self.atlas.hours.lock();
         Ok(known.get(&hour).into_iter().flatten().map(|(cell, _)| Shard::place(hour, *cell)).collect())
     }
@@ -70,12 +73,13 @@ impl Index {
         hours: &[Hour],
         centre: Position,
         radius_m: f64,
+        lacks: &Lacks,
     ) -> Result<Vec<(Shard, usize, Vec<QuadCell>)>, StoreError> {
         if self.keys.layout() == Layout::Whole {
             let cover = QuadCell::covering(centre, radius_m);
             return Ok(hours.iter().enumerate().map(|(at, hour)| (Shard::whole(*hour), at, cover.clone())).collect());
         }
-        self.refresh(hours).await?;
+        self.refresh(hours, lacks).await?;
         let known = self.atlas.hours.lock();
         let mut covers: BTreeMap<Cell, Vec<QuadCell>> = BTreeMap::new();
         let mut found = Vec::new();
@@ -89,8 +93,8 @@ impl Index {
         Ok(found)
     }
 
-    /// Learns what cells the hours have by now.
-    async fn refresh(&self, hours: &[Hour]) -> Result<(), StoreError> {
+    /// Learns what cells the hours have by now. Of one whose list is away, those stand that were known before.
+    async fn refresh(&self, hours: &[Hour], lacks: &Lacks) -> Result<(), StoreError> {
         let mut open: BTreeSet<Hour> = hours.iter().copied().collect();
         while !open.is_empty() {
             let asked: Vec<(Hour, usize, Option<Cell>)> = open
@@ -106,8 +110,12 @@ impl Index {
                     .number(from)
                     .number(from + CELLS_PER_COMMAND - 1)
             });
-            let replies = self.link.run(commands.collect()).await?;
+            let replies = self.replies(commands.collect(), lacks).await?;
             for ((hour, count, last), reply) in asked.into_iter().zip(replies) {
+                let Some(reply) = reply else {
+                    open.remove(&hour);
+                    continue;
+                };
                 let mut cells = Vec::new();
                 for reply in reply.list()? {
                     cells.push(cell(reply)?);

@@ -15,6 +15,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use super::Index;
 use super::link::Command;
 use super::newest::{driver, id};
+use super::outage::Lacks;
 use super::shard::Shard;
 use crate::model::{DriverId, Hour};
 use crate::store::{Located, Page, StoreError, Window};
@@ -38,8 +39,21 @@ impl Index {
         after: Option<&DriverId>,
         limit: usize,
     ) -> Result<Page<DriverId>, StoreError> {
+        let lacks = Lacks::default();
+        let page = self.listed(hours, after, limit, &lacks).await?;
+        let is_empty = is_empty(&page, after);
+        self.given(page, is_empty, &lacks)
+    }
+
+    async fn listed(
+        &self,
+        hours: &[Hour],
+        after: Option<&DriverId>,
+        limit: usize,
+        lacks: &Lacks,
+    ) -> Result<Page<DriverId>, StoreError> {
         let rosters: Vec<Shard> = hours.iter().flat_map(|hour| self.buckets(*hour)).collect();
-        self.on_rosters(&rosters, self.keys.layout().buckets(), after, limit).await
+        self.on_rosters(&rosters, self.keys.layout().buckets(), after, limit, lacks).await
     }
 
     /// The drivers whose newest fix lies in the window, with that fix.
@@ -61,28 +75,38 @@ impl Index {
         after: Option<&DriverId>,
         limit: usize,
     ) -> Result<Page<Located>, StoreError> {
-        let page = self.drivers(hours, after, limit).await?;
-        self.locate(hours, page).await
+        let lacks = Lacks::default();
+        let page = self.listed(hours, after, limit, &lacks).await?;
+        let page = self.locate(hours, page, &lacks).await?;
+        let is_empty = is_empty(&page, after);
+        self.given(page, is_empty, &lacks)
     }
 
     /// How many drivers have their newest fix in the window. A driver is in one bucket, whatever the hour, so each
     /// bucket is counted by itself.
     pub(super) async fn active_count(&self, window: Window) -> Result<u64, StoreError> {
-        let hours = self.hours(window);
-        stream::iter(0..self.keys.layout().buckets())
-            .map(|bucket| self.count_bucket(&hours, bucket, window))
+        let (hours, lacks) = (self.hours(window), Lacks::default());
+        let count = stream::iter(0..self.keys.layout().buckets())
+            .map(|bucket| self.count_bucket(&hours, bucket, window, &lacks))
             .buffer_unordered(BUCKETS_AT_ONCE)
             .try_fold(0, |sum, count| future::ready(Ok(sum + count)))
-            .await
+            .await?;
+        self.given(count, count == 0, &lacks)
     }
 
-    async fn count_bucket(&self, hours: &[Hour], bucket: usize, window: Window) -> Result<u64, StoreError> {
+    async fn count_bucket(
+        &self,
+        hours: &[Hour],
+        bucket: usize,
+        window: Window,
+        lacks: &Lacks,
+    ) -> Result<u64, StoreError> {
         let rosters: Vec<Shard> = hours.iter().map(|hour| self.keys.layout().bucket_number(*hour, bucket)).collect();
         let mut count = 0;
         let mut after = None;
         loop {
-            let page = self.on_rosters(&rosters, 1, after.as_ref(), COUNTED_AT_ONCE).await?;
-            let page = self.locate(hours, page).await?;
+            let page = self.on_rosters(&rosters, 1, after.as_ref(), COUNTED_AT_ONCE, lacks).await?;
+            let page = self.locate(hours, page, lacks).await?;
             count += page.items.iter().filter(|located| located.fix.ts >= window.since).count() as u64;
             after = page.next;
             if after.is_none() {
@@ -91,9 +115,9 @@ impl Index {
         }
     }
 
-    async fn locate(&self, hours: &[Hour], page: Page<DriverId>) -> Result<Page<Located>, StoreError> {
+    async fn locate(&self, hours: &[Hour], page: Page<DriverId>, lacks: &Lacks) -> Result<Page<Located>, StoreError> {
         let Page { items: drivers, next } = page;
-        let newest = self.newest_of(hours, &drivers).await?;
+        let newest = self.newest_of(hours, &drivers, lacks).await?;
         let items = drivers.into_iter().zip(newest);
         let items = items.filter_map(|(driver, fix)| fix.map(|fix| Located { driver, fix })).collect();
         Ok(Page { items, next })
@@ -106,6 +130,7 @@ impl Index {
         spread: usize,
         after: Option<&DriverId>,
         limit: usize,
+        lacks: &Lacks,
     ) -> Result<Page<DriverId>, StoreError> {
         let mut items: Vec<DriverId> = Vec::new();
         let mut after = after.cloned();
@@ -114,7 +139,7 @@ impl Index {
             let wanted = limit + 1 - items.len();
             // Of many, each is asked for its share and some more, for chance spreads them unevenly.
             let share = if spread == 1 { wanted } else { wanted.div_ceil(spread) * 3 / 2 + UNEVEN };
-            let (ids, is_end) = self.merged(rosters, after.as_ref(), share.min(IDS_PER_COMMAND)).await?;
+            let (ids, is_end) = self.merged(rosters, after.as_ref(), share.min(IDS_PER_COMMAND), lacks).await?;
             items.extend(ids);
             if items.len() > limit {
                 items.truncate(limit);
@@ -133,12 +158,13 @@ impl Index {
         rosters: &[Shard],
         after: Option<&DriverId>,
         slice: usize,
+        lacks: &Lacks,
     ) -> Result<(BTreeSet<DriverId>, bool), StoreError> {
         let mut ids = BTreeSet::new();
         let mut horizon: Option<DriverId> = None;
         for rosters in rosters.chunks(ROSTERS_PER_PIPELINE) {
             let commands = rosters.iter().map(|shard| self.roster(*shard, after, slice));
-            for reply in self.link.run(commands.collect()).await? {
+            for reply in self.replies(commands.collect(), lacks).await?.into_iter().flatten() {
                 let roster: Vec<DriverId> = reply.list()?.into_iter().map(driver).collect::<Result<_, _>>()?;
                 if roster.len() >= slice {
                     let last = roster.last().cloned();
@@ -164,4 +190,9 @@ impl Index {
             .number(0)
             .number(slice)
     }
+}
+
+/// Whether a listing that begins with this page ends with it, and has nobody.
+const fn is_empty<T>(page: &Page<T>, after: Option<&DriverId>) -> bool {
+    after.is_none() && page.items.is_empty() && page.next.is_none()
 }

@@ -18,6 +18,7 @@ use super::Index;
 use super::keys::Counted;
 use super::link::{Command, Reply};
 use super::newest::corrupt;
+use super::outage::Lacks;
 use super::shard::{Layout, Shard};
 use crate::model::{Offset, Timestamp};
 use crate::store::StoreError;
@@ -175,10 +176,11 @@ impl Index {
     /// must come again.
     pub(super) async fn open(&self, line: &str) -> Result<Option<Offset>, StoreError> {
         self.atlas.forget();
+        self.outage.reset();
         if !self.marks.read(self.keys.layout(), line) {
             return Ok(Some(Offset::START));
         }
-        self.compare(self.marks.all()).await?;
+        self.compare_all().await?;
         Ok(self.marks.again.lock().take())
     }
 
@@ -187,8 +189,11 @@ impl Index {
     pub(super) async fn glance(&self) -> Result<bool, StoreError> {
         let expected = self.marks.newest();
         let mark = |shard| Command::on("HGET", self.keys.marks(shard)).arg(self.keys.instance());
-        let replies = self.link.run(expected.iter().map(|(shard, _)| mark(*shard)).collect()).await?;
+        let lacks = Lacks::default();
+        let replies = self.replies(expected.iter().map(|(shard, _)| mark(*shard)).collect(), &lacks).await?;
+        self.given((), false, &lacks)?;
         for ((_, expected), reply) in expected.into_iter().zip(replies) {
+            let Some(reply) = reply else { continue };
             let held = reply.decimal()?.and_then(|held| u64::try_from(held).ok()).map(Offset::new);
             if held < Some(expected) {
                 return Ok(false);
@@ -197,24 +202,38 @@ impl Index {
         Ok(true)
     }
 
-    /// The same of what was written since, a part each time; of everything as soon as anything is found missing.
+    /// The same of what was written since, a part each time; of everything as soon as anything is found missing, or
+    /// somebody came back. And whether what is owed can be put in by now.
     pub(super) async fn audit(&self) -> Result<Option<Offset>, StoreError> {
+        if self.has_arrivals(self.link.arrivals()) {
+            self.compare_all().await?;
+        }
         self.compare(self.marks.in_turn()).await?;
         if self.marks.untold().is_some() {
             self.compare(self.marks.all()).await?;
         }
-        Ok(self.marks.again.lock().take())
+        let collected = self.outage.collect(|shard| self.is_away(shard));
+        Ok(self.marks.again.lock().take().into_iter().chain(collected).min())
     }
 
-    /// Notes what is lost. It is told when all was compared; a call that is broken off leaves it for the next.
+    /// Compares all there is with what those have who are there.
+    async fn compare_all(&self) -> Result<(), StoreError> {
+        let arrivals = self.link.arrivals();
+        self.compare(self.marks.all()).await?;
+        self.outage.compared(arrivals);
+        Ok(())
+    }
+
+    /// Notes what is lost, as far as it is not away. It is told when all was compared; a call that is broken off leaves it for the next.
     async fn compare(&self, expected: Vec<(Shard, Offset)>) -> Result<(), StoreError> {
         if expected.is_empty() {
             return Ok(());
         }
         let gone_by = self.gone_by().await?;
         self.marks.forget_before(gone_by);
-        let kept: Vec<(Shard, Offset)> =
-            expected.into_iter().filter(|(shard, _)| shard.hour().end() >= gone_by).collect();
+        self.outage.forget_before(gone_by);
+        let is_due = |shard: Shard| shard.hour().end() >= gone_by && !self.is_away(shard);
+        let kept: Vec<(Shard, Offset)> = expected.into_iter().filter(|(shard, _)| is_due(*shard)).collect();
         for slice in kept.chunks(CALLS_PER_PIPELINE) {
             let calls = slice.iter().map(|(shard, _)| self.look(*shard)).collect();
             let replies = self.link.run(calls).await?;

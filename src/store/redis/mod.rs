@@ -8,7 +8,8 @@
 //!   `shard` is how an hour is divided, `atlas` which cells it has.
 //! - `apply` with `write.lua` writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua`,
 //!   `listing`, `track` read; `forget` and `erase` remove.
-//! - `marks` with `mark.lua` and `audit.lua` knows what should be there, and notices when it is not.
+//! - `marks` with `mark.lua` and `audit.lua` knows what should be there, and notices when it is not; `outage` what is
+//!   owed and left out while a part of a cluster cannot be asked.
 //!
 //! Never here: KEYS, SCAN, SMEMBERS, GEORADIUS, GEOSEARCH, DEL, FLUSH, or anything about the journal.
 
@@ -21,11 +22,12 @@ use async_trait::async_trait;
 use self::atlas::Atlas;
 use self::erase::ReadAll;
 use self::forget::Forgotten;
-use self::keys::Keys;
-use self::link::{Command, Link, NOT_ALLOWED, Script};
+use self::keys::{BOARDS, Keys};
+use self::link::{Link, NOT_ALLOWED, Script};
 use self::marks::Marks;
+use self::outage::Outage;
 use self::shard::{Layout, Shard};
-use super::{Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
+use super::{Applied, Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
 use crate::model::{DriverId, Fix, Hour, MAX_AHEAD_MS, Offset, Resolution, Timestamp};
 
 mod apply;
@@ -38,6 +40,7 @@ mod listing;
 mod marks;
 mod nearby;
 mod newest;
+mod outage;
 mod packed;
 mod place;
 mod shard;
@@ -97,6 +100,7 @@ struct Index {
     mark: Script,
     audit: Script,
     marks: Marks,
+    outage: Outage,
     erase: Script,
     visit: Script,
 }
@@ -124,9 +128,10 @@ impl RedisStore {
             return Err(StoreError::Refused("the prefix of keys is empty or has braces".into()));
         }
         let layout = shard_resolution.map_or(Layout::Whole, Layout::Sharded);
+        let keys = Keys::new(prefix, instance, layout, retention);
         let index = Index {
-            link: Link::open(&url, ca.as_deref(), deadline)?,
-            keys: Keys::new(prefix, instance, layout, retention),
+            link: Link::open(&url, ca.as_deref(), deadline, keys.board(BOARDS[0]))?,
+            keys,
             atlas: Atlas::default(),
             write: Script::new(apply::WRITE),
             place: Script::new(place::PLACE),
@@ -136,6 +141,7 @@ impl RedisStore {
             mark: Script::new(marks::MARK),
             audit: Script::new(marks::AUDIT),
             marks: Marks::default(),
+            outage: Outage::default(),
             erase: Script::new(erase::ERASE),
             visit: Script::new(erase::BOARD),
         };
@@ -199,23 +205,24 @@ impl Store for RedisStore {
         self.within(self.index.glance()).await
     }
 
-    async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
+    async fn apply(&self, batch: Batch<'_>) -> Result<Applied, StoreError> {
         let outcome = self.within(self.index.apply(batch)).await;
         match &outcome {
-            Ok(()) => self.is_refused.store(false, Ordering::Relaxed),
+            Ok(_) => self.is_refused.store(false, Ordering::Relaxed),
             Err(StoreError::Unavailable(word)) if word == NOT_ALLOWED => {
                 self.is_refused.store(true, Ordering::Relaxed);
             }
             Err(_) => {}
         }
-        outcome?;
+        let applied = outcome?;
         self.applied.fetch_max(batch.end.get(), Ordering::Relaxed);
-        Ok(())
+        Ok(applied)
     }
 
     fn durable(&self) -> Offset {
         let applied = Offset::new(self.applied.load(Ordering::Relaxed));
-        self.index.marks.untold().map_or(applied, |lost| lost.min(applied))
+        let (untold, owed) = (self.index.marks.untold(), self.index.outage.owed());
+        untold.into_iter().chain(owed).fold(applied, Offset::min)
     }
 
     async fn flush(&self) -> Result<(), StoreError> {
@@ -287,15 +294,23 @@ impl Store for RedisStore {
         self.within(self.index.last_report(window)).await
     }
 
-    fn trouble(&self) -> Option<&'static str> {
+    fn is_partial(&self) -> bool {
+        self.index.is_partial()
+    }
+
+    fn omissions(&self) -> u64 {
+        self.index.outage.omissions()
+    }
+
+    fn trouble(&self) -> Option<String> {
         if self.is_refused.load(Ordering::Relaxed) {
-            return Some("writes are refused: this user may not run the commands that they take");
+            return Some("writes are refused: this user may not run the commands that they take".into());
         }
-        self.index.link.is_partial().then_some("some primaries answer, and some do not")
+        let (missing, primaries) = self.index.link.outage()?;
+        Some(format!("partial: {missing} of {primaries} primaries cannot be asked"))
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.within(self.index.link.ask(Command::keyless("PING"))).await?;
-        Ok(())
+        self.within(self.index.link.ping()).await
     }
 }

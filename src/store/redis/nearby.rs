@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::Index;
 use super::link::{Command, Reply};
 use super::newest::{driver, id};
+use super::outage::Lacks;
 use super::shard::Shard;
 use crate::model::{DriverId, Fix, NearestWalk, Probe, QuadCell};
 use crate::store::{Located, Near, NearbyQuery, StoreError, When};
@@ -34,7 +35,8 @@ impl Index {
             When::Within(window) => self.hours(window),
             When::During(hour) => vec![hour],
         };
-        let around = self.around(&hours, query.centre, query.radius_m).await?;
+        let lacks = Lacks::default();
+        let around = self.around(&hours, query.centre, query.radius_m, &lacks).await?;
         let mut probes = Vec::new();
         let mut shards = Vec::with_capacity(around.len());
         let mut hour_of = Vec::with_capacity(around.len());
@@ -54,13 +56,13 @@ impl Index {
         while let Some(step) = walk.next_step() {
             let count = step.count.iter().map(|probe| self.count(&shards, *probe));
             let read = step.read.iter().map(|probe| self.read(&shards, *probe));
-            let mut replies = self.link.run(count.chain(read).collect()).await?.into_iter();
+            let mut replies = self.replies(count.chain(read).collect(), &lacks).await?.into_iter();
             for (probe, reply) in step.count.into_iter().zip(replies.by_ref()) {
-                walk.counted(probe, reply.count()?);
+                walk.counted(probe, reply.map_or(Ok(0), Reply::count)?);
             }
             let mut found: BTreeMap<DriverId, usize> = BTreeMap::new();
             for (probe, reply) in step.read.into_iter().zip(replies) {
-                let members = reply.list()?;
+                let members = reply.map_or_else(|| Ok(Vec::new()), Reply::list)?;
                 let is_cut = members.len() >= DRIVERS_PER_READ;
                 if is_cut && probe.cell.level() < QuadCell::MAX_LEVEL {
                     // It filled up since it was counted: it is quartered after all.
@@ -79,7 +81,7 @@ impl Index {
             found.retain(|driver, _| met.insert(driver.clone()));
             let newer = found.values().max().map_or(0, |oldest| oldest + 1);
             let drivers: Vec<DriverId> = found.into_keys().collect();
-            let newest = self.newest_of(&hours[..newer], &drivers).await?;
+            let newest = self.newest_of(&hours[..newer], &drivers, &lacks).await?;
             for (driver, fix) in drivers.into_iter().zip(newest) {
                 if let Some(fix) = fix.filter(|fix| counts(fix) && fix.tags.contains_all(&query.tags)) {
                     walk.offer(fix.position, (driver, fix));
@@ -87,11 +89,12 @@ impl Index {
             }
         }
         let (found, truncated) = walk.finish();
-        let near = found
+        let near: Vec<Near> = found
             .into_iter()
             .map(|(distance_m, (driver, fix))| Near { located: Located { driver, fix }, distance_m })
             .collect();
-        Ok((near, truncated))
+        let is_empty = near.is_empty();
+        self.given((near, truncated), is_empty, &lacks)
     }
 
     fn count(&self, shards: &[Shard], probe: Probe) -> Command {
