@@ -174,9 +174,14 @@ impl Health {
         let Some((Fed { source, .. }, health)) = self.0.stores.get(number) else { return StoreHealth::Unknown };
         let now = self.0.clock.now();
         let window = Window { since: now.plus_ms(-TRAILING_HOUR_MS), until: now.plus_ms(MAX_AHEAD_MS) };
+        let store = source.store();
         let ask = async {
-            source.store().ping().await?;
-            source.store().last_report(window).await
+            store.ping().await?;
+            match store.last_report(window).await {
+                // What it can be asked of it answers.
+                Err(_) if store.is_partial() => Ok(None),
+                last_report => last_report,
+            }
         };
         let probed = match tokio::time::timeout(PROBE_DEADLINE, ask).await {
             Ok(Ok(last_report)) => {

@@ -137,6 +137,7 @@ impl Applier {
             most: LIVE_POINTS,
             told: Instant::now(),
             replayed: Instant::now(),
+            is_partial: false,
             noted: (start, Instant::now()),
             is_lowered: true,
             applier: self,
@@ -210,6 +211,8 @@ struct Run {
     told: Instant,
     /// When what was refused was last tried again.
     replayed: Instant,
+    /// The last batch could be put in in part alone.
+    is_partial: bool,
     /// The checkpoint, and when it was last looked after.
     noted: (Offset, Instant),
     /// The checkpoint is not beyond what the pass owes: only then may the pass go on, for a store may note more.
@@ -314,9 +317,17 @@ impl Run {
                 Ok((applied, set_aside)) => {
                     self.live_points = points_end;
                     self.set_aside(set_aside);
-                    if applied == Applied::Partly {
+                    let is_partial = applied == Applied::Partly;
+                    if is_partial {
                         self.applier.progress.left_out(start, end);
                     }
+                    if is_partial && !self.is_partial {
+                        warn!(
+                            store = self.applier.name(),
+                            "a part of the store cannot be asked: what it lacks is owed"
+                        );
+                    }
+                    self.is_partial = is_partial;
                     self.applier.progress.applied(end, points_end, chunk.points.len(), received);
                     return Ok(true);
                 }

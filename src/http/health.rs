@@ -156,6 +156,10 @@ fn check(status: &'static str, observed_value: &str) -> Check {
 /// What silence means depends on who could be asked. An embedded store knows of this instance alone.
 fn why_silent(stores: &[StoreReport]) -> &'static str {
     match stores.first().map_or(StoreHealth::Unknown, |store| store.health) {
+        StoreHealth::Up if stores[0].trouble.is_some() => {
+            "unknown: no driver has reported to this instance in the trailing hour, and the store, which knows of the \
+             other instances, cannot tell all that it should"
+        }
         StoreHealth::Up => "the fleet is silent: no driver has reported a position in the trailing hour",
         StoreHealth::Unreachable => {
             "unknown: no driver has reported to this instance in the trailing hour, and the store, which knows of the \
@@ -221,6 +225,9 @@ mod tests {
         let silent = Report { status: Status::Fail, last_report: None, last_report_age_ms: None, ..well() };
         let ignorant =
             Report { stores: vec![StoreReport { health: StoreHealth::Unreachable, ..STORE }], ..silent.clone() };
+        let partial = StoreReport { trouble: Some("partial".into()), ..STORE };
+        let partial = document(&Report { stores: vec![partial], ..silent.clone() });
+        assert!(partial["output"].as_str().unwrap().starts_with("unknown"));
         let (silent, ignorant) = (document(&silent), document(&ignorant));
         assert!(silent["output"].as_str().unwrap().starts_with("the fleet is silent"));
         assert!(ignorant["output"].as_str().unwrap().starts_with("unknown"));

@@ -262,22 +262,21 @@ impl Queries {
         let mut sources = self.in_order().into_iter().peekable();
         let mut partial = None;
         while let Some((number, source)) = sources.next() {
-            match source.ask(question(source.store().clone())).await {
-                (Ok(value), state) => {
-                    let answer = Answer { value, index: self.as_seen(number, state) };
-                    let is_partial = matches!(state, IndexState::Partial { .. });
-                    let is_another_whole = sources.peek().is_some_and(|(_, next)| next.is_whole());
-                    if !is_partial || !is_another_whole {
-                        return Ok(answer);
-                    }
-                    partial = partial.or(Some(answer));
+            let (answer, state) = match source.ask(question(source.store().clone())).await {
+                (Err(QueryError::Unavailable(error)), _) => {
+                    unavailable = unavailable.or(Some(error));
+                    continue;
                 }
-                (Err(QueryError::Unavailable(error)), _) => unavailable = unavailable.or(Some(error)),
-                (Err(error), _) => return Err(error),
+                (answer, state) => (answer.map(|value| Answer { value, index: self.as_seen(number, state) }), state),
+            };
+            let is_another_whole = sources.peek().is_some_and(|(_, next)| next.is_whole());
+            if !matches!(state, IndexState::Partial { .. }) || !is_another_whole {
+                return answer;
             }
+            partial = partial.or(Some(answer));
         }
         if let Some(answer) = partial {
-            return Ok(answer);
+            return answer;
         }
         Err(QueryError::Unavailable(unavailable.expect("there is at least one source")))
     }

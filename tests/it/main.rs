@@ -18,6 +18,7 @@ mod model;
 mod naive_store;
 mod nearest_walk;
 mod oracle;
+mod partial;
 mod points;
 mod quad;
 mod queries;

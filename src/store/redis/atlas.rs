@@ -46,6 +46,11 @@ impl Atlas {
         self.told.lock().clear();
     }
 
+    /// Whether this instance has seen to a cell's being known to all.
+    pub(super) fn is_told(&self, hour: Hour, cell: Cell) -> bool {
+        self.told.lock().contains(&(hour, cell))
+    }
+
     fn known(&self, hour: Hour) -> (usize, Option<Cell>) {
         let hours = self.hours.lock();
         let known = hours.get(&hour);

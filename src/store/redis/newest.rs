@@ -114,12 +114,13 @@ impl Index {
                     Err(error) => away = Some(error),
                 }
             }
-            if let Some(ms) = newest {
-                let ts = Timestamp::from_ms(ms);
-                return Ok((ts >= window.since).then_some(ts));
-            }
-            if let Some(error) = away {
-                return Err(error);
+            let newest = newest.map(Timestamp::from_ms);
+            match (newest.filter(|ts| *ts >= window.since), away) {
+                (Some(ts), _) => return Ok(Some(ts)),
+                // Whoever is away may have a newer one.
+                (None, Some(error)) => return Err(error),
+                (None, None) if newest.is_some() => return Ok(None),
+                (None, None) => {}
             }
         }
         Ok(None)

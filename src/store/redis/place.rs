@@ -57,7 +57,7 @@ impl Index {
                 let newest = folded.newest();
                 let (driver, fix) = (id(folded.driver), Bytes::from(packed::pack(hour, newest)));
                 let Some(cell) = self.keys.layout().cell(newest.position) else { continue };
-                if !self.owes(attempt, Shard::whole(hour)) {
+                if !self.atlas.is_told(hour, cell) && !self.owes(attempt, Shard::whole(hour)) {
                     places.insert((hour, cell));
                 }
                 let visit = Visit { driver: driver.clone(), score: Some(score(newest)), fix: fix.clone() };
