@@ -264,6 +264,14 @@ async fn survives(mut fleet: Fleet, fault: Fault, at: usize, restarts: bool) -> 
     let on_it = |driver: &str| owners[driver] == at;
     let dead: Vec<&String> = owners.keys().filter(|driver| on_it(driver)).collect();
     let alive: Vec<&String> = owners.keys().filter(|driver| !on_it(driver)).collect();
+    // What lies on it is reported first, so that the rest would have to wait for it.
+    let not_on_it = |back: i64| -> Vec<String> {
+        let owners = fleet.owners(this_hour - back);
+        owners.into_iter().filter(|(_, owner)| *owner != at).map(|(driver, _)| driver).collect()
+    };
+    let missing = (1..HOURS).find(|back| not_on_it(*back).len() < DRIVERS).expect("it has some");
+    let others = (1..HOURS).find(|back| *back != missing && !not_on_it(*back).is_empty()).expect("they have some");
+    let told_late = not_on_it(others);
     let mut witness = Witness::of(&fleet.service, fleet.now);
     fleet.strike(fault, at).await;
     let begun = Instant::now();
@@ -273,15 +281,16 @@ async fn survives(mut fleet: Fleet, fault: Fault, at: usize, restarts: bool) -> 
             fleet.service = fleet.service.restart().await;
             witness = Witness::of(&fleet.service, fleet.now);
         }
+        fleet.goes_on(missing).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
         let ts = fleet.goes_on(0).await;
-        let late = fleet.goes_on(5).await;
+        let late = fleet.goes_on(others).await;
         for driver in &alive {
             eventually("its newest point", async || is_at(&fleet.service, driver, ts).await).await;
         }
         // Late points of another hour, wherever that hour or that driver is not on the dead one.
         let path = |driver: &str| format!("/v1/drivers/{driver}/track?from={late}&to={}", late + 1);
-        let of_hour = fleet.owners_told(this_hour - 5, at);
-        for driver in owners.keys().filter(|driver| of_hour.contains(*driver)) {
+        for driver in &told_late {
             let answer = eventually("a late point", async || {
                 let answer = fleet.service.get(&path(driver)).await;
                 (answer.status == 200 && answer.json()["points"].as_array().is_some_and(|points| points.len() == 1))
@@ -338,16 +347,6 @@ async fn survives(mut fleet: Fleet, fault: Fault, at: usize, restarts: bool) -> 
     fleet.assert_whole().await;
     witness.end().await;
     fleet
-}
-
-impl Fleet {
-    /// Who is not on primary `at` in an hour, as the others tell.
-    fn owners_told(&self, hour: i64, at: usize) -> BTreeSet<String> {
-        let hour = hour_name(hour);
-        let others = self.cluster.servers.iter().enumerate().filter(|(server, _)| *server != at);
-        let keys = others.flat_map(|(_, server)| server.keys()).filter(|key| key.contains(&hour));
-        keys.filter_map(|key| key.split_once(":track:").map(|(_, driver)| driver.to_owned())).collect()
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,21 +7,22 @@
 //! Tracks grow by what a batch brings, unread. Of a batch that may have come before they are read first, and get what
 //! they lack: so repetition neither bloats a track nor leaves a gap in it.
 //!
-//! Of a sharded hour the places follow (`place`). The marks follow when every call has succeeded (`marks` says why).
+//! Of a sharded hour the places follow (`place`). Every call counts itself in the marks (`marks` says why).
 //!
 //! What belongs to shards whose primary is away is left out (`outage` says what becomes of it).
 //!
 //! Never here: repetition (the applier repeats a batch that failed).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::link::{Command, Reply};
+use super::marks::Attempt;
 use super::shard::{Layout, Shard};
 use super::{Index, packed};
-use crate::model::{DriverId, Fix, Hour, Offset, Point, QuadCell, Timestamp};
+use crate::model::{DriverId, Fix, Hour, Point, QuadCell, Timestamp};
 use crate::store::{Applied, Batch, StoreError, track_codec};
 
 /// Drivers in one call of the script. See `docs/redis-keys.md` for what a call costs.
@@ -34,8 +35,12 @@ const TRACKS_PER_PIPELINE: usize = 128;
 const PIPELINES: usize = 4;
 
 /// The text of the script that writes what belongs to drivers.
-pub(super) const WRITE: &str =
-    concat!(include_str!("bytes.lua"), include_str!("count.lua"), include_str!("write.lua"));
+pub(super) const WRITE: &str = concat!(
+    include_str!("bytes.lua"),
+    include_str!("newer.lua"),
+    include_str!("count.lua"),
+    include_str!("write.lua")
+);
 
 /// One driver's part of a batch in one hour.
 #[derive(Debug)]
@@ -71,26 +76,6 @@ impl Folded<'_> {
     }
 }
 
-/// One try to put a batch in.
-pub(super) struct Attempt {
-    /// Tells its calls from those of any other.
-    pub(super) name: String,
-    is_repeated: bool,
-    /// Where the batch begins.
-    start: Offset,
-    /// How many calls of it write into each shard.
-    pub(super) calls: BTreeMap<Shard, usize>,
-    /// The shards that were asked about, and whether they are away.
-    away: BTreeMap<Shard, bool>,
-}
-
-impl Attempt {
-    /// Counts a call that is to write into `shard`.
-    pub(super) fn counts(&mut self, shard: Shard) {
-        *self.calls.entry(shard).or_default() += 1;
-    }
-}
-
 /// Some drivers of one shard, with what their tracks get: one call.
 pub(super) struct Slice<'a, 'b> {
     pub(super) bucket: Shard,
@@ -102,23 +87,20 @@ impl Index {
     /// Puts `batch` in.
     pub(super) async fn apply(&self, batch: Batch<'_>) -> Result<Applied, StoreError> {
         self.marks.forget_before(batch.forget_before);
-        let name = format!("{:016x}", rand::random::<u64>());
-        let (calls, away) = (BTreeMap::new(), BTreeMap::new());
-        let mut attempt = Attempt { name, is_repeated: batch.repeated, start: batch.start, calls, away };
+        let mut attempt = Attempt::new(batch.start);
         let mut folded = fold(self.keys.layout(), batch);
         folded.retain(|(bucket, _)| !self.owes(&mut attempt, *bucket));
         let slices = self.slices(&folded, batch.repeated).await?;
-        let calls = slices.iter().map(|slice| {
-            attempt.counts(slice.bucket);
-            self.call(&attempt, slice)
-        });
-        let calls = calls.collect();
+        let calls = slices.iter().map(|slice| self.call(&attempt, slice, batch.repeated)).collect();
         let written = self.in_pipelines(calls).await?;
+        let written = slices.iter().zip(written).map(|(slice, reply)| attempt.called(slice.bucket, reply));
+        let written: Vec<_> = written.collect::<Result<_, _>>()?;
         if let Layout::Sharded(_) = self.keys.layout() {
             self.put_in_places(&mut attempt, &slices, written).await?;
         }
-        self.mark(&attempt.name, &attempt.calls, batch.end).await?;
-        Ok(if attempt.away.values().any(|is_away| *is_away) { Applied::Partly } else { Applied::Whole })
+        let applied = if attempt.is_owed() { Applied::Partly } else { Applied::Whole };
+        self.complete(attempt, batch.end).await?;
+        Ok(applied)
     }
 
     /// Whether `shard` is away, and what the attempt has for it is owed. The same all through an attempt.
@@ -167,7 +149,7 @@ impl Index {
         Ok(slices)
     }
 
-    fn call(&self, attempt: &Attempt, slice: &Slice<'_, '_>) -> Command {
+    fn call(&self, attempt: &Attempt, slice: &Slice<'_, '_>, is_repeated: bool) -> Command {
         let Slice { bucket, drivers, chunks } = slice;
         let (keys, bucket) = (&self.keys, *bucket);
         let mut shared = vec![keys.roster(bucket), keys.fixes(bucket), keys.last(bucket), keys.marks(bucket)];
@@ -184,11 +166,7 @@ impl Index {
         for expiry in expiries {
             call = call.number(expiry);
         }
-        call = call
-            .arg(keys.calls_field())
-            .arg(attempt.name.clone())
-            .number(newest.as_ms())
-            .number(u8::from(attempt.is_repeated));
+        call = self.counting(call, attempt, bucket).number(newest.as_ms()).number(u8::from(is_repeated));
         for ((folded, track), chunk) in drivers.iter().zip(tracks).zip(chunks) {
             let fix = folded.newest();
             call = call.arg(folded.driver.to_string());

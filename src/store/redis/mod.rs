@@ -6,9 +6,10 @@
 //!
 //! - `link` is the way to all servers, and alone knows the client library; `keys` alone knows names and expiries;
 //!   `shard` is how an hour is divided, `atlas` which cells it has.
-//! - `apply` with `write.lua` writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua`,
+//! - `apply` with `write.lua` writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `look.lua`, `crowd.lua`
+//!   and what `density` remembers,
 //!   `listing`, `track` read; `forget` and `erase` remove.
-//! - `marks` with `mark.lua` and `audit.lua` knows what should be there, and notices when it is not; `outage` what is
+//! - `marks` with `count.lua` and `audit.lua` knows what should be there, and notices when it is not; `outage` what is
 //!   owed and left out while a part of a cluster cannot be asked.
 //!
 //! Never here: KEYS, SCAN, SMEMBERS, GEORADIUS, GEOSEARCH, DEL, FLUSH, or anything about the journal.
@@ -20,6 +21,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use self::atlas::Atlas;
+use self::density::Density;
 use self::erase::ReadAll;
 use self::forget::Forgotten;
 use self::keys::{BOARDS, Keys};
@@ -32,6 +34,7 @@ use crate::model::{DriverId, Fix, Hour, MAX_AHEAD_MS, Offset, Resolution, Timest
 
 mod apply;
 mod atlas;
+mod density;
 mod erase;
 mod forget;
 mod keys;
@@ -96,8 +99,10 @@ struct Index {
     place: Script,
     left: Script,
     cells: Script,
+    list: Script,
+    look: Script,
     crowd: Script,
-    mark: Script,
+    density: Density,
     audit: Script,
     marks: Marks,
     outage: Outage,
@@ -137,8 +142,10 @@ impl RedisStore {
             place: Script::new(place::PLACE),
             left: Script::new(place::LEFT),
             cells: Script::new(atlas::CELLS),
+            list: Script::new(listing::LIST),
+            look: Script::new(nearby::LOOK),
             crowd: Script::new(nearby::CROWD),
-            mark: Script::new(marks::MARK),
+            density: Density::default(),
             audit: Script::new(marks::AUDIT),
             marks: Marks::default(),
             outage: Outage::default(),

@@ -22,7 +22,7 @@ const DRIVERS_PER_COMMAND: usize = 100;
 
 /// What is known of a driver's newest fix.
 #[derive(Clone)]
-enum Sighting {
+pub(super) enum Sighting {
     At(Fix),
     Nowhere,
     /// It may lie where nobody can be asked.
@@ -30,23 +30,9 @@ enum Sighting {
 }
 
 impl Index {
-    /// The newest fix of each of `drivers` in `hours`, which are ordered newest first. Whose newest cannot be known has
-    /// none, and the answer `lacks` it.
+    /// The newest fix of each of `drivers` in `hours`, which are ordered newest first. Where one is unknown, the answer
+    /// `lacks` it.
     pub(super) async fn newest_of(
-        &self,
-        hours: &[Hour],
-        drivers: &[DriverId],
-        lacks: &Lacks,
-    ) -> Result<Vec<Option<Fix>>, StoreError> {
-        let sightings = self.sightings(hours, drivers, lacks).await?.into_iter();
-        let known = sightings.map(|sighting| match sighting {
-            Sighting::At(fix) => Some(fix),
-            Sighting::Nowhere | Sighting::Unknown => None,
-        });
-        Ok(known.collect())
-    }
-
-    async fn sightings(
         &self,
         hours: &[Hour],
         drivers: &[DriverId],
@@ -77,8 +63,9 @@ impl Index {
                 }
                 let found = match self.or_lacking(reply, lacks)? {
                     Some(fixes) => {
-                        let found = fixes.list()?.into_iter().map(|reply| sighting(shard, reply));
-                        found.collect::<Result<Vec<_>, _>>()?
+                        let found = fixes.list()?.into_iter().map(|reply| fix(shard, reply));
+                        let sighting = |fix: Option<Fix>| fix.map_or(Sighting::Nowhere, Sighting::At);
+                        found.map(|fix| fix.map(sighting)).collect::<Result<Vec<_>, _>>()?
                     }
                     None => vec![Sighting::Unknown; asked.len()],
                 };
@@ -95,7 +82,7 @@ impl Index {
     /// The newest fix of one driver, if it lies in the window.
     pub(super) async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {
         let (hours, lacks) = (self.hours(window), Lacks::default());
-        match self.sightings(&hours, std::slice::from_ref(driver), &lacks).await?.pop() {
+        match self.newest_of(&hours, std::slice::from_ref(driver), &lacks).await?.pop() {
             Some(Sighting::At(fix)) => Ok(Some(fix).filter(|fix| fix.ts >= window.since)),
             Some(Sighting::Unknown) => lacks.nothing().map(|()| None),
             Some(Sighting::Nowhere) | None => Ok(None),
@@ -139,9 +126,10 @@ pub(super) fn driver(reply: Reply) -> Result<DriverId, StoreError> {
     id.and_then(|id| DriverId::new(id).ok()).ok_or_else(|| corrupt("a member is no driver id"))
 }
 
-fn sighting(shard: Shard, reply: Reply) -> Result<Sighting, StoreError> {
-    let Some(bytes) = reply.bytes()? else { return Ok(Sighting::Nowhere) };
-    packed::unpack(shard.hour(), &bytes).map(Sighting::At).ok_or_else(|| corrupt("a packed fix cannot be read"))
+/// A packed fix out of a reply.
+pub(super) fn fix(shard: Shard, reply: Reply) -> Result<Option<Fix>, StoreError> {
+    let Some(bytes) = reply.bytes()? else { return Ok(None) };
+    packed::unpack(shard.hour(), &bytes).map(Some).ok_or_else(|| corrupt("a packed fix cannot be read"))
 }
 
 pub(super) fn corrupt(what: &str) -> StoreError {
