@@ -282,7 +282,6 @@ async fn survives(mut fleet: Fleet, fault: Fault, at: usize, restarts: bool) -> 
             witness = Witness::of(&fleet.service, fleet.now);
         }
         fleet.goes_on(missing).await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
         let ts = fleet.goes_on(0).await;
         let late = fleet.goes_on(others).await;
         for driver in &alive {
