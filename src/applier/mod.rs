@@ -37,7 +37,7 @@ use crate::store::{Applied, Store};
 
 pub use dead_letters::{DeadLetters, Letter};
 pub use history::{Chunk, History, Stretch, look};
-pub use progress::{FRESHNESS_BOUND, Pass, Progress, Reach, SetAside, Wholeness};
+pub use progress::{FRESHNESS_BOUND, Pass, Progress, SetAside, Wholeness};
 pub use put::Put;
 pub use replay::{ReplayError, Replayed, Zeal, replay};
 

@@ -9,15 +9,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use crate::journal::Committed;
+use crate::journal::{Committed, Reach};
 use crate::model::{Offset, Timestamp};
 
 /// An answer is whole if everything acknowledged until this long ago is in the store. It is what a point may take
 /// from its acknowledgement into every answer.
 pub const FRESHNESS_BOUND: Duration = Duration::from_millis(500);
-
-/// What was left out is remembered for so long: longer than anybody waits to hear that points were applied.
-const LEFT_OUT_KEPT: Duration = Duration::from_secs(30);
 
 /// Told by the applier and by audits, read by queries, ingest, metrics and retention.
 #[derive(Debug)]
@@ -58,26 +55,6 @@ pub struct Pass {
     pub points_total: u64,
     /// Some of them were never in this store: who waits for one to be applied goes on waiting.
     pub has_news: bool,
-}
-
-/// How far the journal is in a store, and what was left out on the way because a part of the store is away.
-#[derive(Debug, Default)]
-pub struct Reach {
-    end: Offset,
-    /// From where to where, and when, as far as anybody may still wait for it.
-    left_out: Vec<(Offset, Offset, Instant)>,
-}
-
-impl Reach {
-    /// How far.
-    pub const fn end(&self) -> Offset {
-        self.end
-    }
-
-    /// Whether all of the record that ends here is in. One that went in together with what was left out counts as out.
-    pub fn covers(&self, end: Offset) -> bool {
-        self.end >= end && !self.left_out.iter().any(|(from, to, _)| *from < end && end <= *to)
-    }
 }
 
 /// What a store refused.
@@ -212,8 +189,7 @@ impl Progress {
     /// Some of what lies between these was not put in. Told before it counts as applied.
     pub(super) fn left_out(&self, start: Offset, end: Offset) {
         self.applied.send_if_modified(|reach| {
-            reach.left_out.retain(|(.., at)| at.elapsed() <= LEFT_OUT_KEPT);
-            reach.left_out.push((start, end, Instant::now()));
+            reach.leave_out(start, end);
             false
         });
     }
@@ -255,11 +231,7 @@ impl Progress {
     /// Whoever waits for a point that is in a pass for the first time goes on waiting.
     fn publish(&self, state: &State) {
         if !state.pass.is_some_and(|pass| pass.has_news) {
-            self.applied.send_if_modified(|reach| {
-                let is_news = state.live > reach.end;
-                reach.end = state.live.max(reach.end);
-                is_news
-            });
+            self.applied.send_if_modified(|reach| reach.extend(state.live));
         }
     }
 }

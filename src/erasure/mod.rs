@@ -29,9 +29,8 @@ use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 pub use self::gate::Gate;
-use crate::applier::Reach;
 use crate::clock::Clock;
-use crate::journal::{AppendError, Erasure, Journal, Reader, Record, Stage};
+use crate::journal::{AppendError, Erasure, Journal, Reach, Reader, Record, Stage};
 use crate::model::{DriverId, Point, Timestamp, Tombstone};
 use crate::store::{Applied, BOARD_LAPSE, Batch, Board, Line, Located, Store, StoreError, Window};
 

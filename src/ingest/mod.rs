@@ -7,8 +7,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::applier::Reach;
-use crate::journal::{AppendError, Journal};
+use crate::journal::{AppendError, Journal, Reach};
 use crate::model::{Offset, Point, Timestamp};
 
 /// How long `wait=applied` waits for the first store before it settles for "it is on disk".
