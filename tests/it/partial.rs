@@ -309,7 +309,9 @@ async fn survives(mut fleet: Fleet, fault: Fault, at: usize, restarts: bool) -> 
     let refused = fleet.service.get("/v1/active?require=complete").await;
     assert_eq!((refused.status, refused.code().as_str()), (503, "index_incomplete"));
     if alive.is_empty() {
-        for path in ["/v1/active", "/v1/active/count", "/v1/density", NEARBY] {
+        // The hour before has them all, where they no longer are.
+        let before = format!("{NEARBY}&max_age_s=7200");
+        for path in ["/v1/active", "/v1/active/count", "/v1/active?max_age_s=7200", "/v1/density", NEARBY, &before] {
             let answer = fleet.service.get(path).await;
             assert_eq!((answer.status, answer.code().as_str()), (503, "index_unavailable"), "{path}");
         }
