@@ -48,7 +48,10 @@ proptest! {
             })
         };
         // What is known of cells may be wrong: it costs something, and changes nothing.
-        let known = |Probe { cell, .. }: Probe| rumours[cell.scores().start as usize % rumours.len()];
+        let known = |Probe { source, cell }: Probe| {
+            let rumour = rumours[cell.scores().start as usize % rumours.len()]?;
+            Some(inside(source, cell).count() as u64 * rumour / 30)
+        };
         while let Some(step) = walk.next_step(nearest.bound_m(), nearest.wanted() as u64, known) {
             for probe in step.count {
                 walk.counted(probe, inside(probe.source, probe.cell).count() as u64);

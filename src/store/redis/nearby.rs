@@ -22,9 +22,9 @@ use crate::store::{Located, Near, NearbyQuery, StoreError, When};
 /// A cell with so few drivers is read rather than quartered.
 const LEAF: u64 = 32;
 /// Drivers in one call. Of cells that are read, only one of the finest level can hold more.
-const DRIVERS_PER_CALL: usize = 250;
+const DRIVERS_PER_CALL: usize = 125;
 /// Cells looked into in one call: with [`LEAF`], some hundred drivers.
-const CELLS_PER_CALL: usize = 6;
+const CELLS_PER_CALL: usize = 5;
 /// Cells looked into in one step.
 const CELLS_PER_STEP: usize = 24;
 /// So many times more drivers than are wanted are read at first: the corners of cells lie outside of the circle that
