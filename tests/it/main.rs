@@ -15,6 +15,7 @@ mod harness;
 mod health;
 mod journal;
 mod model;
+mod moving;
 mod naive_store;
 mod nearest_walk;
 mod oracle;

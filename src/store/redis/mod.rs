@@ -166,6 +166,12 @@ impl RedisStore {
         self.index.link.missing()
     }
 
+    /// Which databases of which servers this is, each by the name that the server gave itself at its start; none where
+    /// that is not told.
+    pub async fn servers(&self) -> Vec<String> {
+        self.within(async { Ok(self.index.link.servers().await) }).await.unwrap_or_default()
+    }
+
     async fn within<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         tokio::time::timeout(self.deadline, call)
             .await

@@ -114,6 +114,18 @@ impl Link {
         silent.max(usize::from(map.primaries.is_empty()))
     }
 
+    /// The run id of each primary that tells, with the number of the database.
+    pub(super) async fn servers(&self) -> Vec<String> {
+        let command = Command::keyless("INFO").arg("server");
+        let map = self.territory.map();
+        let asked = [&command];
+        let answers = future::join_all(map.primaries.iter().map(|node| node.send(&asked, false))).await;
+        let told = answers.into_iter().filter_map(|answer| answer.ok()?.pop()?.ok());
+        let run_id = |info: Reply| Some(field(info.text()?, "run_id")?.to_owned());
+        let database = self.territory.database();
+        told.filter_map(run_id).map(|run_id| format!("{run_id}/{database}")).collect()
+    }
+
     /// Whether some primaries can be asked now, and some cannot.
     pub(super) fn is_partial(&self) -> bool {
         (1..self.territory.map().primaries.len()).contains(&self.missing())
@@ -300,6 +312,11 @@ fn settle(place: &mut Option<Result<Reply, Failure>>, reply: Result<Reply, Failu
     if place.is_none() || reply.is_err() {
         *place = Some(reply);
     }
+}
+
+/// A field of what INFO tells.
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
 fn nobody() -> Failure {
