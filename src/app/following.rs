@@ -284,7 +284,7 @@ impl Stores for Following {
         }
         let is_needed = {
             let state = self.state.lock();
-            let is_whole = |number: usize| !state.running[number].follower.fed.source().state().is_degraded();
+            let is_whole = |number: usize| state.running[number].follower.fed.source().is_whole();
             is_whole(number) && !(0..state.running.len()).any(|other| other != number && is_whole(other))
         };
         if is_needed {

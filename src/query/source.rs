@@ -52,6 +52,11 @@ impl Source {
         self.is_away.store(is_away, Ordering::Relaxed);
     }
 
+    /// Whether it answered lately, and from everything.
+    pub fn is_whole(&self) -> bool {
+        self.rank() == 0
+    }
+
     /// In which order sources are asked: the whole ones, the others, those that did not answer lately.
     pub(super) fn rank(&self) -> u8 {
         match (self.is_away.load(Ordering::Relaxed), self.state()) {

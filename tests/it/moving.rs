@@ -38,8 +38,8 @@ async fn share(service: &Http, name: &str, reads_percent: u8) {
     let wish = json!({ "reads_percent": reads_percent });
     let answer = admin(service, "PATCH", &format!("{STORES}/{name}"), Some(wish)).await;
     assert_eq!(answer.status, 200, "{answer:?}");
-    let told = stores(service).await;
-    assert_eq!(told, answer.json()["stores"], "the answer tells how it is");
+    let told = answer.json()["stores"].clone();
+    assert_eq!(row_of(&stores(service).await, name)["reads_percent"], reads_percent);
     let sum: u64 = told.as_array().expect("a list").iter().filter_map(|row| row["reads_percent"].as_u64()).sum();
     assert_eq!((&row_of(&told, name)["reads_percent"], sum), (&json!(reads_percent), 100), "{told}");
 }
@@ -258,7 +258,7 @@ async fn what_cannot_be_changes_nothing() {
         assert_eq!((answer.status, answer.code().as_str()), (status, code), "{method} {path} {body}: {answer:?}");
         assert_eq!(answer.header("content-type"), "application/problem+json");
         let text = String::from_utf8_lossy(&answer.body).into_owned();
-        assert!(!text.contains(PASSWORD) && !text.contains("127.0.0.1:"), "{text}");
+        assert!(!text.contains(PASSWORD) && !text.contains(&server.address()), "{text}");
     }
     let wrong = service.post(STORES, "text/plain", "{}").await;
     assert_eq!((wrong.status, wrong.code().as_str()), (415, "unsupported_media_type"));
