@@ -81,9 +81,10 @@ impl App {
         let metrics = Metrics::new();
         let (roll, origin) = Roll::read(&config.data_dir, &config.stores)?;
         tell_origin(origin, &roll, &config.data_dir)?;
+        let fleet = stores::fleet(&config.data_dir)?;
         let mut followers = Vec::new();
         for entry in &roll.entries {
-            let follower = Follower::open((entry.name, &entry.choice), &config, &journal, &metrics).await?;
+            let follower = Follower::open((entry.name, &entry.choice), &config, &journal, &metrics, &fleet).await?;
             followers.push(Arc::new(follower));
         }
         let fed: Vec<_> = followers.iter().map(|follower| follower.fed.clone()).collect();
@@ -103,6 +104,7 @@ impl App {
         let stop_jobs = CancellationToken::new();
         let house = House {
             config,
+            fleet,
             journal: journal.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),

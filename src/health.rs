@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::journal::Journal;
 use crate::model::{MAX_AHEAD_MS, Timestamp};
 use crate::query::{IndexState, Queries, Source};
-use crate::store::Window;
+use crate::store::{FOREIGN, Window};
 
 /// The trailing hour, in milliseconds: everything not older than this.
 pub const TRAILING_HOUR_MS: i64 = 3_600_000;
@@ -87,8 +87,9 @@ pub struct StoreReport {
 
 impl StoreReport {
     /// Its state in the words of the metric.
-    pub const fn state(&self) -> &'static str {
+    pub fn state(&self) -> &'static str {
         match (self.health, self.index) {
+            _ if self.trouble == Some(FOREIGN) => "foreign",
             (StoreHealth::Unreachable, _) => "unreachable",
             (StoreHealth::Unknown, _) => "unknown",
             (StoreHealth::Up, IndexState::Complete) => "up",

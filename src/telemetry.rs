@@ -21,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 use crate::model::{Defect, Timestamp};
 
 /// The states a store can be in, as the metric has them.
-pub const STORE_STATES: [&str; 6] = ["up", "rebuilding", "partial", "fallback", "unreachable", "unknown"];
+pub const STORE_STATES: [&str; 7] = ["up", "rebuilding", "partial", "fallback", "unreachable", "foreign", "unknown"];
 
 /// Half a millisecond to four seconds, doubling: an answer from memory, and one at its deadline.
 const DURATION_BUCKETS_S: (f64, f64, usize) = (0.000_5, 2.0, 14);

@@ -22,7 +22,7 @@ use crate::jobs::verify::{Count, Findings, ON_THEIR_WAY_MS, verify as compare};
 use crate::jobs::{rebuild, verify};
 use crate::journal::{Checkpoint, Damage, Held, JournalId, Note, id_in};
 use crate::model::Offset;
-use crate::store::Store;
+use crate::store::{FOREIGN, Store};
 
 /// A store that cannot be asked is asked again for so long.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -96,7 +96,7 @@ pub async fn verify(config: IndexConfig) -> anyhow::Result<bool> {
                 compared(&config, Some(until), store).await?
             }
             StoreChoice::Redis(_) => {
-                let store = stores::open(&choice, &config, own_name()).await?;
+                let store = stores::open(&choice, &config, own_name(), &stores::fleet(&config.data_dir)?).await?;
                 compared(&config, None, store).await?
             }
         };
@@ -119,7 +119,7 @@ async fn look_at_embedded(
         let noted = checkpoint.read()?.unwrap_or_default().offset;
         let copy = Copy::of(&config.data_dir)?;
         let at_copy = IndexConfig { data_dir: copy.dir.clone(), ..config.clone() };
-        let store = stores::open(choice, &at_copy, id.to_string()).await?;
+        let store = stores::open(choice, &at_copy, id.to_string(), &stores::fleet(&config.data_dir)?).await?;
         // Files of two moments do not fit together, and then nothing of them counts.
         if store.open("").await?.unwrap_or_default() >= noted {
             return Ok((copy, store, noted));
@@ -215,10 +215,10 @@ fn own_name() -> String {
 
 /// A store that is ready to be written to.
 async fn opened(config: &IndexConfig, choice: &StoreChoice, instance: String) -> anyhow::Result<Arc<dyn Store>> {
-    let store = stores::open(choice, config, instance).await?;
+    let store = stores::open(choice, config, instance, &stores::fleet(&config.data_dir)?).await?;
     let deadline = Instant::now() + PATIENCE;
     while let Err(error) = store.open("").await {
-        if Instant::now() > deadline {
+        if Instant::now() > deadline || store.trouble() == Some(FOREIGN) {
             return Err(error.into());
         }
         tokio::time::sleep(PAUSE).await;

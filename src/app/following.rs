@@ -27,6 +27,7 @@ use crate::ingest::Ingest;
 use crate::jobs::retention;
 use crate::journal::Journal;
 use crate::query::Sources;
+use crate::store::redis::Fleet;
 use crate::telemetry::Metrics;
 
 const PROBE_EVERY: Duration = Duration::from_secs(1);
@@ -42,6 +43,7 @@ const SHADOW_PERCENT: u8 = 10;
 #[derive(Clone)]
 pub(super) struct House {
     pub(super) config: IndexConfig,
+    pub(super) fleet: Arc<Fleet>,
     pub(super) journal: Journal,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
@@ -196,16 +198,22 @@ impl Following {
     }
 
     /// Opens a store that is none of ours yet, if it is there.
-    async fn opened(&self, name: &'static str, choice: &StoreChoice) -> Result<Follower, Unchanged> {
-        let House { config, journal, metrics, .. } = &self.house;
-        let opened = Follower::open((name, choice), config, journal, metrics).await;
+    async fn opened(&self, name: &'static str, choice: &StoreChoice, adopt: bool) -> Result<Follower, Unchanged> {
+        let House { config, fleet, journal, metrics, .. } = &self.house;
+        let opened = Follower::open((name, choice), config, journal, metrics, fleet).await;
         let follower = opened.map_err(|_| Unchanged::UrlWrong("it cannot be read as the URL of a Redis".into()))?;
         let answers = async {
-            while follower.store.ping().await.is_err() {
+            while follower.store.ping().await.is_err() && !follower.is_foreign().await {
                 tokio::time::sleep(PROBE_AGAIN).await;
             }
         };
         tokio::time::timeout(ANSWERS_WITHIN, answers).await.map_err(|_| Unchanged::Unreachable)?;
+        if adopt {
+            follower.adopt().await.map_err(|_| Unchanged::Unreachable)?;
+        }
+        if follower.is_foreign().await {
+            return Err(Unchanged::Foreign);
+        }
         let servers = follower.servers().await;
         let others: Vec<Arc<Follower>> =
             self.state.lock().running.iter().map(|running| running.follower.clone()).collect();
@@ -240,7 +248,7 @@ impl Stores for Following {
         let name = roll.free_name(&choice).ok_or(Unchanged::TooMany)?;
         // What a crash may have left of another of this name.
         self.remove_notes(name, &choice).await.map_err(|_| Unchanged::NotNoted)?;
-        let follower = self.opened(name, &choice).await?;
+        let follower = self.opened(name, &choice, shares.adopt).await?;
         let shadow_percent = shares.shadow_percent.unwrap_or(SHADOW_PERCENT);
         info!(store = name, at = %choice, "attached");
         roll.entries.push(Entry { name, choice, reads_percent: 0, shadow_percent });
@@ -260,6 +268,11 @@ impl Stores for Following {
         let _turn = self.turn.lock().await;
         let mut roll = self.state.lock().roll.clone();
         let number = roll.entries.iter().position(|entry| entry.name == name).ok_or(Unchanged::NoSuchStore)?;
+        if shares.adopt {
+            let follower = self.state.lock().running[number].follower.clone();
+            follower.adopt().await.map_err(|_| Unchanged::Unreachable)?;
+            info!(store = follower.name, "adopted: what it holds is our fleet's from now on");
+        }
         if let Some(shadow_percent) = shares.shadow_percent {
             roll.entries[number].shadow_percent = shadow_percent;
         }

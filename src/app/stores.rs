@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -12,13 +13,13 @@ use crate::applier::{Applier, Progress, Wholeness};
 use crate::clock::Clock;
 use crate::config::{IndexConfig, SecretUrl, StoreChoice};
 use crate::health::Fed;
-use crate::journal::Journal;
+use crate::journal::{Journal, replace};
 use crate::query::{IndexState, Label, Sight, Source};
 use crate::store::audited::Audited;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::measured::Measured;
-use crate::store::redis::RedisStore;
-use crate::store::{Store, embedded, redis};
+use crate::store::redis::{Fleet, RedisStore};
+use crate::store::{Store, StoreError, embedded, redis};
 use crate::telemetry::Metrics;
 
 /// A Redis call ends by then, one way or the other.
@@ -39,11 +40,23 @@ pub(super) fn embedded_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("embedded")
 }
 
+/// The fleet that is noted in a data directory, or will be when a Redis is met. One for all stores of the process.
+pub(super) fn fleet(data_dir: &Path) -> anyhow::Result<Arc<Fleet>> {
+    let path = data_dir.join("fleet");
+    let noted = match std::fs::read_to_string(&path) {
+        Ok(text) => Some(text.trim().to_owned()).filter(|id| !id.is_empty()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
+    };
+    Ok(Arc::new(Fleet::new(noted, move |id| replace(&path, &format!("{id}\n")))))
+}
+
 /// A store that nothing feeds yet. `instance` is the journal's id, or a command's own.
 pub(super) async fn open(
     choice: &StoreChoice,
     config: &IndexConfig,
     instance: String,
+    fleet: &Arc<Fleet>,
 ) -> anyhow::Result<Arc<dyn Store>> {
     Ok(match choice {
         StoreChoice::Embedded => Arc::new(EmbeddedStore::new(embedded::Options {
@@ -51,11 +64,16 @@ pub(super) async fn open(
             journal: instance,
             memtable_bytes: embedded::Options::DEFAULT_MEMTABLE_BYTES,
         })),
-        StoreChoice::Redis(url) => Arc::new(open_redis(url, config, instance).await?),
+        StoreChoice::Redis(url) => Arc::new(open_redis(url, config, instance, fleet).await?),
     })
 }
 
-async fn open_redis(url: &SecretUrl, config: &IndexConfig, instance: String) -> anyhow::Result<RedisStore> {
+async fn open_redis(
+    url: &SecretUrl,
+    config: &IndexConfig,
+    instance: String,
+    fleet: &Arc<Fleet>,
+) -> anyhow::Result<RedisStore> {
     let options = redis::Options {
         url: url.expose().to_owned(),
         ca: config.redis_ca.clone(),
@@ -65,7 +83,7 @@ async fn open_redis(url: &SecretUrl, config: &IndexConfig, instance: String) -> 
         retention: config.retention,
         deadline: REDIS_DEADLINE,
     };
-    Ok(RedisStore::connect(options).await?)
+    Ok(RedisStore::connect(options).await?.of_fleet(fleet.clone()))
 }
 
 impl Follower {
@@ -75,15 +93,16 @@ impl Follower {
         config: &IndexConfig,
         journal: &Journal,
         metrics: &Metrics,
+        fleet: &Arc<Fleet>,
     ) -> anyhow::Result<Self> {
         let instance = journal.id().to_string();
         let redis = match choice {
             StoreChoice::Embedded => None,
-            StoreChoice::Redis(url) => Some(Arc::new(open_redis(url, config, instance.clone()).await?)),
+            StoreChoice::Redis(url) => Some(Arc::new(open_redis(url, config, instance.clone(), fleet).await?)),
         };
         let inner: Arc<dyn Store> = match &redis {
             Some(redis) => redis.clone(),
-            None => open(choice, config, instance).await?,
+            None => open(choice, config, instance, fleet).await?,
         };
         let observing = metrics.clone();
         let measured = Measured::new(name, inner, move |operation, took| {
@@ -102,6 +121,22 @@ impl Follower {
         at_scrape(metrics, self.name, Arc::downgrade(self.fed.progress()));
         if let Some(redis) = &self.redis {
             count_slow_commands(metrics, Arc::downgrade(redis));
+        }
+    }
+
+    /// Whether it holds another fleet's data.
+    pub(super) async fn is_foreign(&self) -> bool {
+        match &self.redis {
+            Some(redis) => redis.is_foreign().await,
+            None => false,
+        }
+    }
+
+    /// Makes it our fleet's.
+    pub(super) async fn adopt(&self) -> Result<(), StoreError> {
+        match &self.redis {
+            Some(redis) => redis.adopt().await,
+            None => Ok(()),
         }
     }
 

@@ -134,6 +134,10 @@ impl Store for Gate {
         self.store().last_report(window).await
     }
 
+    fn evictions(&self) -> u64 {
+        self.store().evictions()
+    }
+
     fn trouble(&self) -> Option<&'static str> {
         self.store().trouble()
     }

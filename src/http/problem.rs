@@ -195,6 +195,7 @@ fn class_of_unchanged(unchanged: &Unchanged) -> (StatusCode, &'static str, &'sta
         Unchanged::NoSuchStore => (StatusCode::NOT_FOUND, "not_found", "Not found"),
         Unchanged::Unreachable => (StatusCode::CONFLICT, "store_unreachable", "Store unreachable"),
         Unchanged::Attached => (StatusCode::CONFLICT, "store_attached", "Store attached already"),
+        Unchanged::Foreign => (StatusCode::CONFLICT, "store_foreign", "Another fleet's store"),
         Unchanged::TooMany => (StatusCode::CONFLICT, "too_many_stores", "Too many stores"),
         Unchanged::TakesReads => (StatusCode::CONFLICT, "store_takes_reads", "Store takes reads"),
         Unchanged::Needed => (StatusCode::CONFLICT, "store_needed", "Store needed"),
@@ -208,6 +209,10 @@ fn detail_of_unchanged(unchanged: &Unchanged) -> String {
         Unchanged::NoSuchStore => "there is no store of this name; GET /v1/admin/stores lists them".into(),
         Unchanged::Unreachable => "the store does not answer, or not to this user; nothing was changed".into(),
         Unchanged::Attached => "the store is attached already, be it by another URL; nothing was changed".into(),
+        Unchanged::Foreign => {
+            "the store holds another fleet's data, and is left alone; `adopt` makes it ours; nothing was changed"
+                .into()
+        }
         Unchanged::TooMany => "there are as many stores as there may be; detach one first".into(),
         Unchanged::TakesReads => "the store has a share of the reads; give it to another one first".into(),
         Unchanged::Needed => "no other store is whole; wait until one is".into(),

@@ -42,6 +42,8 @@ pub struct Shares {
     pub reads_percent: Option<u8>,
     /// 0 to 100.
     pub shadow_percent: Option<u8>,
+    /// What it holds is ours from now on, even if another fleet wrote it.
+    pub adopt: bool,
 }
 
 /// Why nothing was changed.
@@ -56,6 +58,9 @@ pub enum Unchanged {
     /// It follows already, be it by another URL.
     #[error("the store is attached")]
     Attached,
+    /// It holds another fleet's data.
+    #[error("the store is another fleet's")]
+    Foreign,
     /// There may be no more.
     #[error("too many stores")]
     TooMany,
@@ -118,7 +123,7 @@ pub(super) async fn attach(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     Params::parse(uri.query(), &[])?;
-    let wish = Wish::read(&headers, body, &["url", "reads_percent", "shadow_percent"])?;
+    let wish = Wish::read(&headers, body, &["url", "reads_percent", "shadow_percent", "adopt"])?;
     let url = wish.text("url")?.ok_or(Problem::MissingParameter("url"))?;
     let (stores, shares) = (service.stores.clone(), wish.shares()?);
     let name = done(tokio::spawn(stores.attach(url, shares))).await?;
@@ -136,7 +141,7 @@ pub(super) async fn change(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     Params::parse(uri.query(), &[])?;
-    let wish = Wish::read(&headers, body, &["reads_percent", "shadow_percent"])?;
+    let wish = Wish::read(&headers, body, &["reads_percent", "shadow_percent", "adopt"])?;
     let shares = wish.shares()?;
     if shares == Shares::default() {
         return Err(Problem::MissingParameter("reads_percent"));
@@ -232,6 +237,12 @@ impl Wish {
     }
 
     fn shares(&self) -> Result<Shares, Problem> {
-        Ok(Shares { reads_percent: self.percent("reads_percent")?, shadow_percent: self.percent("shadow_percent")? })
+        let adopt = match self.0.get("adopt") {
+            None => false,
+            Some(Value::Bool(true)) => true,
+            Some(_) => return Err(Problem::InvalidParameter("adopt", "be `true`, or be left out")),
+        };
+        let (reads_percent, shadow_percent) = (self.percent("reads_percent")?, self.percent("shadow_percent")?);
+        Ok(Shares { reads_percent, shadow_percent, adopt })
     }
 }

@@ -82,6 +82,10 @@ impl Store for Audited {
         self.0.inner.open(marks).await
     }
 
+    fn evictions(&self) -> u64 {
+        self.0.inner.evictions()
+    }
+
     fn trouble(&self) -> Option<&'static str> {
         self.0.inner.trouble()
     }

@@ -135,6 +135,10 @@ impl Store for Measured {
         self.time("last_report", self.inner.last_report(window)).await
     }
 
+    fn evictions(&self) -> u64 {
+        self.inner.evictions()
+    }
+
     fn trouble(&self) -> Option<&'static str> {
         self.inner.trouble()
     }

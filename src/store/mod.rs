@@ -142,6 +142,9 @@ pub struct Board {
 /// recently enough for this, and its longest call, to be over when others take it for away.
 pub const BOARD_LAPSE: Duration = Duration::from_secs(4);
 
+/// The trouble of a store that holds another fleet's data: it is left alone.
+pub const FOREIGN: &str = "it holds another fleet's data, and is left alone";
+
 /// An index of the journal.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -239,6 +242,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// The `ts` of the newest fix of the whole fleet, of all instances, within the window; `None` if there is none.
     async fn last_report(&self, window: Window) -> Result<Option<Timestamp>, StoreError>;
+
+    /// How many keys it let go of by itself since this process began: anything may be gone.
+    fn evictions(&self) -> u64 {
+        0
+    }
 
     /// What keeps it from doing all that it should, in words for an operator; `None` if nothing is known to.
     fn trouble(&self) -> Option<&'static str> {

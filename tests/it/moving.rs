@@ -13,9 +13,9 @@ use crate::harness::redis::{PASSWORD, RedisServer, free_port};
 use crate::harness::traffic::{Traffic, at, becomes_whole, now_ms, past, verify};
 use crate::oracle::{hour_name, hour_of};
 
-const STORES: &str = "/v1/admin/stores";
+pub(crate) const STORES: &str = "/v1/admin/stores";
 
-async fn admin(service: &Http, method: &str, path: &str, body: Option<Value>) -> Answer {
+pub(crate) async fn admin(service: &Http, method: &str, path: &str, body: Option<Value>) -> Answer {
     let mut request = service.request(method, path);
     if let Some(body) = body {
         request = request.header("content-type", "application/json").body(body.to_string());
@@ -34,7 +34,7 @@ pub(crate) async fn attach(service: &Http, url: &str) -> String {
     name
 }
 
-async fn share(service: &Http, name: &str, reads_percent: u8) {
+pub(crate) async fn share(service: &Http, name: &str, reads_percent: u8) {
     let wish = json!({ "reads_percent": reads_percent });
     let answer = admin(service, "PATCH", &format!("{STORES}/{name}"), Some(wish)).await;
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -52,7 +52,7 @@ pub(crate) async fn stores(service: &Http) -> Value {
     service.get(STORES).await.json()["stores"].clone()
 }
 
-fn row_of(stores: &Value, name: &str) -> Value {
+pub(crate) fn row_of(stores: &Value, name: &str) -> Value {
     let rows = stores.as_array().expect("a list");
     rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("no {name}: {stores}")).clone()
 }

@@ -19,7 +19,7 @@ use super::Index;
 use super::keys::Counted;
 use super::link::{Command, Reply};
 use super::newest::corrupt;
-use super::shard::{Layout, Shard};
+use super::shard::{Layout, Part, Shard};
 use crate::model::{Offset, Timestamp};
 use crate::store::StoreError;
 
@@ -218,6 +218,15 @@ impl Marks {
         self.expected.lock().iter().rev().take(GLANCED).map(|(shard, mark)| (*shard, mark.clone())).collect()
     }
 
+    /// The shards that have a roster, newest first.
+    fn with_rosters(&self, layout: Layout) -> Vec<Shard> {
+        let has_roster = |shard: &&Shard| match layout {
+            Layout::Whole => true,
+            Layout::Sharded(_) => matches!(shard.part(), Part::Bucket(_)),
+        };
+        self.expected.lock().keys().rev().filter(has_roster).copied().collect()
+    }
+
     fn all(&self) -> Vec<(Shard, Mark)> {
         self.expected.lock().iter().map(|(shard, mark)| (*shard, mark.clone())).collect()
     }
@@ -279,6 +288,9 @@ impl Index {
     /// The same of what was written since, a part each time; of everything as soon as anything is found missing.
     pub(super) async fn audit(&self) -> Result<Option<Offset>, StoreError> {
         self.compare(self.marks.in_turn(), false).await?;
+        for shard in self.patrol(&self.patrol, &self.marks.with_rosters(self.keys.layout())).await? {
+            self.marks.lost(shard, None);
+        }
         if self.marks.untold().is_some() {
             self.compare(self.marks.all(), false).await?;
         }

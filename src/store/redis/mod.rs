@@ -13,6 +13,7 @@
 //! Never here: KEYS, SCAN, SMEMBERS, GEORADIUS, GEOSEARCH, DEL, FLUSH, or anything about the journal.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -20,17 +21,20 @@ use async_trait::async_trait;
 
 use self::atlas::Atlas;
 use self::erase::ReadAll;
+use self::fleet::Recognised;
 use self::forget::Forgotten;
 use self::keys::Keys;
 use self::link::{Command, Link, NOT_ALLOWED, Script};
 use self::marks::Marks;
+use self::patrol::Patrol;
 use self::shard::{Layout, Shard};
-use super::{Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
+use super::{Batch, Board, FOREIGN, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
 use crate::model::{DriverId, Fix, Hour, MAX_AHEAD_MS, Offset, Resolution, Timestamp};
 
 mod apply;
 mod atlas;
 mod erase;
+mod fleet;
 mod forget;
 mod keys;
 mod link;
@@ -39,9 +43,12 @@ mod marks;
 mod nearby;
 mod newest;
 mod packed;
+mod patrol;
 mod place;
 mod shard;
 mod track;
+
+pub use self::fleet::Fleet;
 
 /// How long a start waits for Redis: a connection within reach takes milliseconds.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -81,6 +88,7 @@ pub struct RedisStore {
     is_refused: AtomicBool,
     forgotten: Forgotten,
     board_read: ReadAll,
+    recognised: Recognised,
 }
 
 /// What every part of the store works with.
@@ -96,6 +104,7 @@ struct Index {
     crowd: Script,
     audit: Script,
     marks: Marks,
+    patrol: Patrol,
     erase: Script,
     visit: Script,
 }
@@ -134,6 +143,7 @@ impl RedisStore {
             crowd: Script::new(nearby::CROWD),
             audit: Script::new(marks::AUDIT),
             marks: Marks::default(),
+            patrol: Patrol::default(),
             erase: Script::new(erase::ERASE),
             visit: Script::new(erase::BOARD),
         };
@@ -145,6 +155,7 @@ impl RedisStore {
             is_refused: AtomicBool::new(false),
             forgotten: Forgotten::default(),
             board_read: ReadAll::default(),
+            recognised: Recognised::default(),
         })
     }
 
@@ -167,13 +178,49 @@ impl RedisStore {
     /// Which databases of which servers this is, each by the name that the server gave itself at its start; none where
     /// that is not told.
     pub async fn servers(&self) -> Vec<String> {
-        self.within(async { Ok(self.index.link.servers().await) }).await.unwrap_or_default()
+        self.in_time(async { Ok(self.index.link.servers().await) }).await.unwrap_or_default()
     }
 
-    async fn within<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    /// Of this fleet: another's data is left alone. Without this, nobody asks whose it is.
+    #[must_use]
+    pub fn of_fleet(self, fleet: Arc<Fleet>) -> Self {
+        Self { recognised: Recognised::by(fleet), ..self }
+    }
+
+    /// Whether it holds another fleet's data.
+    pub async fn is_foreign(&self) -> bool {
+        // Whoever cannot be asked is not said to be foreign.
+        let _ = self.in_time(self.index.recognise(&self.recognised, false)).await;
+        self.recognised.is_foreign()
+    }
+
+    /// Makes it our fleet's, whosever it was. What is there stays.
+    pub async fn adopt(&self) -> Result<(), StoreError> {
+        self.in_time(self.index.adopt(&self.recognised)).await
+    }
+
+    async fn in_time<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         tokio::time::timeout(self.deadline, call)
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable("past the deadline".into())))
+    }
+
+    /// A call that reads; in time, and only if it is ours.
+    async fn within<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.in_time(async {
+            self.index.recognised(&self.recognised, false).await?;
+            call.await
+        })
+        .await
+    }
+
+    /// A call that may write.
+    async fn writing<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.in_time(async {
+            self.index.recognised(&self.recognised, true).await?;
+            call.await
+        })
+        .await
     }
 }
 
@@ -184,7 +231,7 @@ impl Store for RedisStore {
     }
 
     async fn open(&self, marks: &str) -> Result<Option<Offset>, StoreError> {
-        self.within(self.index.open(marks)).await
+        self.writing(self.index.open(marks)).await
     }
 
     fn marks(&self) -> String {
@@ -192,7 +239,11 @@ impl Store for RedisStore {
     }
 
     async fn audit(&self) -> Result<Option<Offset>, StoreError> {
-        let lost = self.within(self.index.audit()).await?;
+        let audit = async {
+            self.index.recognise(&self.recognised, true).await?;
+            self.index.audit().await
+        };
+        let lost = self.in_time(audit).await?;
         if let Some(from) = lost {
             self.applied.fetch_min(from.get(), Ordering::Relaxed);
         }
@@ -204,7 +255,7 @@ impl Store for RedisStore {
     }
 
     async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
-        let outcome = self.within(self.index.apply(batch)).await;
+        let outcome = self.writing(self.index.apply(batch)).await;
         match &outcome {
             Ok(()) => self.is_refused.store(false, Ordering::Relaxed),
             Err(StoreError::Unavailable(word)) if word == NOT_ALLOWED => {
@@ -227,15 +278,15 @@ impl Store for RedisStore {
     }
 
     async fn forget_before(&self, cutoff: Timestamp) -> Result<(), StoreError> {
-        self.within(self.index.forget_before(cutoff, &self.forgotten)).await
+        self.writing(self.index.forget_before(cutoff, &self.forgotten)).await
     }
 
     async fn erase(&self, driver: &DriverId) -> Result<(), StoreError> {
-        self.within(self.index.erase(driver)).await
+        self.writing(self.index.erase(driver)).await
     }
 
     async fn board(&self, lines: &[Line], keep: Duration) -> Result<Option<Board>, StoreError> {
-        self.within(self.index.board(lines, keep, &self.board_read)).await.map(Some)
+        self.writing(self.index.board(lines, keep, &self.board_read)).await.map(Some)
     }
 
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {
@@ -291,9 +342,19 @@ impl Store for RedisStore {
         self.within(self.index.last_report(window)).await
     }
 
+    fn evictions(&self) -> u64 {
+        self.index.link.evictions()
+    }
+
     fn trouble(&self) -> Option<&'static str> {
+        if self.recognised.is_foreign() {
+            return Some(FOREIGN);
+        }
         if self.is_refused.load(Ordering::Relaxed) {
             return Some("writes are refused: this user may not run the commands that they take");
+        }
+        if self.index.link.may_evict() {
+            return Some("it may let go of keys when it is full: its maxmemory-policy is not noeviction");
         }
         self.index.link.is_partial().then_some("some primaries answer, and some do not")
     }

@@ -19,6 +19,7 @@ use tokio::task::AbortHandle;
 
 use self::command::{Failure, Target, unexpected};
 use self::map::Territory;
+use self::memory::field;
 use self::node::Node;
 use crate::store::StoreError;
 
@@ -26,6 +27,7 @@ pub(super) use self::command::{Command, NOT_ALLOWED, Reply, Script};
 
 mod command;
 mod map;
+mod memory;
 mod node;
 mod place;
 mod slowlog;
@@ -124,6 +126,22 @@ impl Link {
         let run_id = |info: Reply| Some(field(info.text()?, "run_id")?.to_owned());
         let database = self.territory.database();
         told.filter_map(run_id).map(|run_id| format!("{run_id}/{database}")).collect()
+    }
+
+    /// How often a connection was made or broke, of any server: whoever remembers something of what is there asks again
+    /// when this has changed.
+    pub(super) fn connections(&self) -> u64 {
+        self.territory.tally.connections.load(Ordering::Acquire)
+    }
+
+    /// Keys that servers let go of by themselves, since the first look at each.
+    pub(super) fn evictions(&self) -> u64 {
+        self.territory.tally.evictions.load(Ordering::Acquire)
+    }
+
+    /// Whether any primary may let go of keys by itself.
+    pub(super) fn may_evict(&self) -> bool {
+        self.territory.map().primaries.iter().any(|node| node.may_evict())
     }
 
     /// Whether some primaries can be asked now, and some cannot.
@@ -312,11 +330,6 @@ fn settle(place: &mut Option<Result<Reply, Failure>>, reply: Result<Reply, Failu
     if place.is_none() || reply.is_err() {
         *place = Some(reply);
     }
-}
-
-/// A field of what INFO tells.
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
 fn nobody() -> Failure {

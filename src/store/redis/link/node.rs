@@ -29,6 +29,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::task::AbortHandle;
 
 use super::command::{Command, Failure, NOT_ALLOWED, Reply};
+use super::memory::{Evicted, Memory};
 use super::place::{Address, Dial};
 use super::slowlog::{self, Seen};
 use crate::store::StoreError;
@@ -58,6 +59,11 @@ pub(super) struct Tally {
     /// Entries of slow logs: of clients of our name, and of others.
     pub(super) slow_own: AtomicU64,
     pub(super) slow_others: AtomicU64,
+    /// Connections made and broken.
+    pub(super) connections: AtomicU64,
+    /// Keys that servers let go of by themselves.
+    pub(super) evictions: AtomicU64,
+    told_of_policy: AtomicBool,
     told_of_names: AtomicBool,
     told_of_slow_log: AtomicBool,
 }
@@ -76,6 +82,7 @@ struct State {
     live: ArcSwap<Live>,
     in_flight: Semaphore,
     silent_since: Mutex<Option<Instant>>,
+    may_evict: AtomicBool,
     tally: Arc<Tally>,
 }
 
@@ -95,7 +102,14 @@ impl Node {
         let builder = dial.server(&address);
         let live = ArcSwap::from_pointee(Live::start(&builder, &tally)?);
         let in_flight = Semaphore::new(IN_FLIGHT);
-        let state = Arc::new(State { builder, live, in_flight, silent_since: Mutex::new(None), tally });
+        let state = Arc::new(State {
+            builder,
+            live,
+            in_flight,
+            silent_since: Mutex::new(None),
+            may_evict: AtomicBool::new(false),
+            tally,
+        });
         let watchdog = tokio::spawn(watch(state.clone())).abort_handle();
         Ok(Self { address, state, watchdog })
     }
@@ -108,6 +122,11 @@ impl Node {
     /// Whether it can be asked, as far as is known.
     pub(super) fn answers(&self) -> bool {
         self.state.live.load().client.is_connected() && !self.state.is_broken()
+    }
+
+    /// Whether it may let go of keys by itself, as far as it tells.
+    pub(super) fn may_evict(&self) -> bool {
+        self.state.may_evict.load(Ordering::Relaxed)
     }
 
     /// Waits for the connection, no longer than `patience`.
@@ -246,13 +265,18 @@ async fn tend(client: Client, trouble: Arc<Mutex<Option<String>>>, tally: Arc<Ta
         tokio::select! {
             connection = connections.recv() => match connection {
                 Ok(_) | Err(RecvError::Lagged(_)) => {
+                    tally.connections.fetch_add(1, Ordering::Release);
                     *trouble.lock() = None;
                     name(&client, &tally).await;
                 }
                 Err(RecvError::Closed) => return,
             },
             error = errors.recv() => match error {
-                Ok((error, _)) => *trouble.lock() = Some(Failure::from(&error).words()),
+                Ok((error, _)) => {
+                    // Before the next connection is made: what was known of this one says nothing about that.
+                    tally.connections.fetch_add(1, Ordering::Release);
+                    *trouble.lock() = Some(Failure::from(&error).words());
+                }
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
             },
@@ -275,6 +299,7 @@ async fn name(client: &Client, tally: &Tally) {
 async fn watch(state: Arc<State>) {
     let ping = Command::keyless("PING");
     let mut slow_log = SlowLog::default();
+    let mut evicted = Evicted::default();
     state.live.load_full().connected(WATCH).await;
     let mut quiet_since = Instant::now();
     loop {
@@ -283,6 +308,7 @@ async fn watch(state: Arc<State>) {
         if matches!(tokio::time::timeout(WATCH, live.ask(&ping)).await, Ok(Ok(_))) {
             *state.silent_since.lock() = None;
             slow_log.look(&live, &state.tally).await;
+            state.look_at_memory(&live, &mut evicted).await;
             tokio::time::sleep(WATCH.saturating_sub(begun.elapsed())).await;
             quiet_since = Instant::now();
             continue;
@@ -302,6 +328,21 @@ async fn watch(state: Arc<State>) {
 }
 
 impl State {
+    /// A server that does not tell is asked again: an access list may change.
+    async fn look_at_memory(&self, live: &Live, evicted: &mut Evicted) {
+        let info = live.ask(&Command::keyless("INFO").arg("memory").arg("stats")).await;
+        let Some(memory) = info.ok().and_then(|info| Memory::read(info.text()?)) else { return };
+        self.may_evict.store(memory.may_evict, Ordering::Relaxed);
+        if memory.may_evict && !self.tally.told_of_policy.swap(true, Ordering::Relaxed) {
+            tracing::warn!("Redis may let go of keys when it is full: set its maxmemory-policy to noeviction");
+        }
+        let evictions = evicted.look(memory);
+        if evictions > 0 {
+            tracing::warn!(keys = evictions, "Redis let go of keys because it was full");
+            self.tally.evictions.fetch_add(evictions, Ordering::Release);
+        }
+    }
+
     fn replace(&self) {
         match Live::start(&self.builder, &self.tally) {
             Ok(fresh) => self.live.store(Arc::new(fresh)),
