@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::applier::{DeadLetters, Wholeness};
 use crate::clock::Clock;
@@ -193,6 +193,10 @@ fn tell_origin(origin: Origin, roll: &Roll, dir: &Path) -> io::Result<()> {
                 stores = roll.entries.len(),
                 "the stores are those of the last change at run time, not those of `store`"
             );
+            Ok(())
+        }
+        Origin::Damaged => {
+            error!("what was changed of the stores at run time cannot be read: `store` holds");
             Ok(())
         }
         Origin::NewConfiguration => {

@@ -202,6 +202,9 @@ impl Following {
         let House { config, fleet, journal, metrics, .. } = &self.house;
         let opened = Follower::open((name, choice), config, journal, metrics, fleet).await;
         let follower = opened.map_err(|_| Unchanged::UrlWrong("it cannot be read as the URL of a Redis".into()))?;
+        if *choice == StoreChoice::Embedded {
+            return Ok(follower);
+        }
         let answers = async {
             while follower.store.ping().await.is_err() && !follower.is_foreign().await {
                 tokio::time::sleep(PROBE_AGAIN).await;

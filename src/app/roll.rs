@@ -49,6 +49,8 @@ pub(super) enum Origin {
     File,
     /// The configuration, which was changed since the file was written.
     NewConfiguration,
+    /// The configuration, for the file cannot be read.
+    Damaged,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -71,12 +73,15 @@ impl Roll {
         let configured: Vec<String> = stores.iter().map(ToString::to_string).collect();
         let path = path(dir);
         let written = match std::fs::read(&path) {
-            Ok(bytes) => Some(Self::parse(&bytes).with_context(|| format!("{} cannot be read", path.display()))?),
+            Ok(bytes) => Some(Self::parse(&bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
         };
+        let Some(written) = written else {
+            return Ok((Self::configured(configured, stores, &[]), Origin::Configuration));
+        };
         Ok(match written {
-            None => (Self::configured(configured, stores, &[]), Origin::Configuration),
+            None => (Self::configured(configured, stores, &[]), Origin::Damaged),
             Some(Self { configured: then, mut entries }) if then == configured => {
                 for entry in &mut entries {
                     // The configuration may know a newer password.
@@ -221,7 +226,7 @@ mod tests {
         let mode = std::fs::metadata(path(dir)).expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         std::fs::write(path(dir), "{}").expect("it can be written");
-        assert!(Roll::read(dir, &choices(first)).is_err());
+        assert_eq!(names(dir, first).1, Origin::Damaged);
     }
 
     #[test]

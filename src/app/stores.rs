@@ -45,7 +45,7 @@ pub(super) fn fleet(data_dir: &Path) -> anyhow::Result<Arc<Fleet>> {
     let path = data_dir.join("fleet");
     let noted = match std::fs::read_to_string(&path) {
         Ok(text) => Some(text.trim().to_owned()).filter(|id| !id.is_empty()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidData) => None,
         Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
     };
     Ok(Arc::new(Fleet::new(noted, move |id| replace(&path, &format!("{id}\n")))))

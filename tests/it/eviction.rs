@@ -7,7 +7,7 @@ use geotrail::store::redis::RedisStore;
 use crate::harness::eventually;
 use crate::harness::process::Process;
 use crate::harness::redis::RedisServer;
-use crate::harness::traffic::{Traffic, becomes_whole, logged, past, verify};
+use crate::harness::traffic::{Traffic, at, becomes_whole, logged, now_ms, past, verify};
 use crate::oracle::{hour_name, hour_of};
 use crate::redis_losses::{Follower, nothing_is_missing};
 use crate::redis_store::{assert_holds, options, points, works_again};
@@ -20,6 +20,7 @@ async fn what_redis_lets_go_of_is_labelled_and_comes_back() {
     let dir = tempfile::tempdir().expect("a directory");
     let service = Process::serve(dir.path(), &server.url()).await;
     service.report(&past()).await;
+    service.report(&[at("cab", now_ms())]).await;
     service.caught_up().await;
     eventually("a warning of the policy", async || {
         let health = service.get("/health").await.json();

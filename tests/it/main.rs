@@ -28,6 +28,7 @@ mod rebuild;
 mod recovery;
 mod redis_losses;
 mod redis_store;
+mod runbook;
 mod scale;
 mod scrub;
 mod sharding;

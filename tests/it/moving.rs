@@ -78,6 +78,9 @@ async fn compared(service: &Http, outcome: &str) -> u64 {
 /// From the store `from` to the one at `url`, with traffic all the while; the name that it got.
 async fn move_house(service: &Http, traffic: &Traffic, from: &str, url: &str) -> String {
     let to = attach(service, url).await;
+    // Each is compared with the other, whoever is asked.
+    let wish = json!({"shadow_percent": 100});
+    assert_eq!(admin(service, "PATCH", &format!("{STORES}/{from}"), Some(wish)).await.status, 200);
     traffic.flows().await;
     filled(service, &to).await;
     for percent in [10, 50, 10, 100] {

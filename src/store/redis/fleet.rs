@@ -115,7 +115,11 @@ impl Index {
             Ok(found) => found,
             // A part of a cluster is away, and the id with it: the rest is what it was.
             Err(StoreError::Unavailable(_)) if self.link.is_partial() && whose.at.load(Ordering::Acquire) > 0 => {
-                return if whose.is_foreign() { Err(StoreError::Unavailable(FOREIGN.into())) } else { Ok(()) };
+                if whose.is_foreign() {
+                    return Err(StoreError::Unavailable(FOREIGN.into()));
+                }
+                whose.at.store(connections + 1, Ordering::Release);
+                return Ok(());
             }
             Err(error) => return Err(error),
         };
