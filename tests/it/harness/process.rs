@@ -65,6 +65,11 @@ impl Process {
         Self { child, http: Http::new(base) }
     }
 
+    /// While it has not been waited for.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = self.child.id().expect("it has not been waited for");
         kill(Pid::from_raw(pid.cast_signed()), signal).expect("it is ours");
