@@ -1,6 +1,9 @@
 //! The stores that follow the journal while the service runs: each with its applier and its jobs; attached, given
 //! shares of the reads and detached at run time. A change is on disk before it is made, so a start finds what was so.
 //!
+//! An attached store is no other than one that `--store` names: its own applier fills it from the journal, from the
+//! beginning, and goes on. A detached one leaves nothing behind here, so the journal waits for it no longer.
+//!
 //! Never here: how points get into a store, or who is asked.
 
 use std::fs;
@@ -78,7 +81,7 @@ struct Running {
 }
 
 impl Following {
-    /// Begins to feed and to look after `followers`, which are those of `roll`. Tokens made here end with `stop_jobs`.
+    /// Begins to feed and to look after `followers`, which are those of `roll`. Their jobs end with `stop_jobs`.
     pub(super) fn begin(
         house: House,
         roll: Roll,
