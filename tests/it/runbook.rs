@@ -37,12 +37,11 @@ fn sections() -> BTreeMap<&'static str, Vec<Step>> {
             (false, line) => title = line.strip_prefix("## ").unwrap_or(title),
             (true, line) => {
                 let steps = sections.entry(title).or_default();
-                match line.strip_prefix("$ ") {
-                    Some(command) => steps.push(Step { command: command.to_owned(), printed: Vec::new() }),
-                    None => {
-                        let step = steps.last_mut().expect("a block begins with a command");
-                        step.printed.push(line.to_owned());
-                    }
+                if let Some(command) = line.strip_prefix("$ ") {
+                    steps.push(Step { command: command.to_owned(), printed: Vec::new() });
+                } else {
+                    let step = steps.last_mut().expect("a block begins with a command");
+                    step.printed.push(line.to_owned());
                 }
             }
         }
