@@ -178,8 +178,14 @@ impl Applier {
 
 /// Looks again and again whether the store still has what it was given.
 async fn audits(store: Arc<dyn Store>, progress: Arc<Progress>) -> Infallible {
+    let mut evictions = store.evictions();
     loop {
         audit(&*store, &progress).await;
+        let now = store.evictions();
+        if now > evictions {
+            evictions = now;
+            progress.doubted();
+        }
         tokio::time::sleep(AUDIT_EVERY).await;
     }
 }
@@ -227,6 +233,11 @@ impl Run {
             if let Some(loss) = self.applier.progress.loss() {
                 warn!(store = self.applier.name(), from = loss.get(), "the store lost data; making it whole again");
                 self.begin_pass(loss, false).await?;
+            } else if self.pass.is_none() && self.applier.progress.is_doubted() {
+                warn!(store = self.applier.name(), "the store let go of keys; putting everything in once more");
+                let doubts = self.applier.progress.doubts();
+                self.begin_pass(Offset::START, false).await?;
+                self.applier.progress.met(doubts);
             }
             let goal = *committed.borrow_and_update();
             let outcome = match self.follow(goal).await? {

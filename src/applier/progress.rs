@@ -26,6 +26,9 @@ pub struct Progress {
     points_applied: AtomicU64,
     restarts: AtomicU64,
     losses: AtomicU64,
+    doubts: AtomicU64,
+    /// Doubts that a pass has taken care of, or is taking care of.
+    met: AtomicU64,
     lost: Notify,
     state: Mutex<State>,
 }
@@ -88,6 +91,8 @@ impl Progress {
             points_applied: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
             losses: AtomicU64::new(0),
+            doubts: AtomicU64::new(0),
+            met: AtomicU64::new(0),
             lost: Notify::new(),
             state: Mutex::default(),
         }
@@ -139,6 +144,9 @@ impl Progress {
     /// Whether answers from the store are whole at this moment.
     pub fn wholeness(&self) -> Wholeness {
         let State { whole, received, live, loss, pass, set_aside } = *self.state.lock();
+        if self.is_doubted() {
+            return Wholeness::Behind(None);
+        }
         if loss.is_some() || pass.is_some() {
             return Wholeness::Behind(pass.and_then(|pass| pass.as_of).filter(|_| loss.is_none()));
         }
@@ -162,6 +170,29 @@ impl Progress {
         self.losses.fetch_add(1, Ordering::Release);
         drop(state);
         self.lost.notify_one();
+    }
+
+    /// The store may have lost anything. What a pass under way has put in may be gone as well, so another follows; but
+    /// it is not begun anew each time, or it would never end while a store goes on losing.
+    pub(super) fn doubted(&self) {
+        self.doubts.fetch_add(1, Ordering::AcqRel);
+        self.losses.fetch_add(1, Ordering::Release);
+        self.lost.notify_one();
+    }
+
+    /// How often it may have lost anything.
+    pub(super) fn doubts(&self) -> u64 {
+        self.doubts.load(Ordering::Acquire)
+    }
+
+    /// Whether a pass from the beginning has to follow.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubts() > self.met.load(Ordering::Acquire)
+    }
+
+    /// A pass from the beginning began after so many doubts.
+    pub(super) fn met(&self, doubts: u64) {
+        self.met.fetch_max(doubts, Ordering::AcqRel);
     }
 
     /// Returns when something may have been lost.

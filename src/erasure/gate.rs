@@ -14,20 +14,20 @@ use crate::store::{Applied, Batch, Board, Line, Located, Near, NearbyQuery, Page
 /// A store whose `apply` leaves out what is to be erased, and refuses as long as it cannot know what that is.
 pub struct Gate {
     shared: Arc<Shared>,
-    number: usize,
+    follower: Arc<Follower>,
 }
 
 impl Gate {
-    pub(super) const fn new(shared: Arc<Shared>, number: usize) -> Self {
-        Self { shared, number }
+    pub(super) const fn new(shared: Arc<Shared>, follower: Arc<Follower>) -> Self {
+        Self { shared, follower }
     }
 
-    fn follower(&self) -> &Follower {
-        &self.shared.followers[self.number]
+    pub(super) fn follower(&self) -> &Follower {
+        &self.follower
     }
 
     fn store(&self) -> &dyn Store {
-        &*self.follower().store
+        &*self.follower.store
     }
 }
 
@@ -54,7 +54,7 @@ impl Store for Gate {
     }
 
     async fn apply(&self, batch: Batch<'_>) -> Result<Applied, StoreError> {
-        let _pass = self.follower().enter().await?;
+        let _pass = self.follower.enter().await?;
         match self.shared.journal.strike(batch.points, batch.end) {
             Some(points) => self.store().apply(Batch { points: &points, ..batch }).await,
             None => self.store().apply(batch).await,
@@ -140,6 +140,10 @@ impl Store for Gate {
 
     fn omissions(&self) -> u64 {
         self.store().omissions()
+    }
+
+    fn evictions(&self) -> u64 {
+        self.store().evictions()
     }
 
     fn trouble(&self) -> Option<String> {

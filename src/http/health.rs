@@ -133,6 +133,9 @@ impl From<&StoreReport> for Check {
             StoreHealth::Up if store.trouble.is_some() => ("warn", store.trouble.as_deref().unwrap_or_default()),
             StoreHealth::Up if is_degraded => ("warn", "up"),
             StoreHealth::Up => ("pass", "up"),
+            StoreHealth::Unreachable if store.state() == "foreign" => {
+                ("fail", store.trouble.as_deref().unwrap_or_default())
+            }
             StoreHealth::Unreachable => ("fail", "unreachable"),
             StoreHealth::Unknown => ("warn", "not asked yet"),
         };

@@ -65,6 +65,7 @@ mod writer;
 pub use checkpoint::{Checkpoint, Note};
 pub use erasures::{Erasure, Stage};
 pub use error::{AppendError, OpenError};
+pub(crate) use files::replace;
 pub use options::Options;
 pub use reach::Reach;
 pub use reader::{Damage, Reader, Record};

@@ -90,6 +90,10 @@ impl Store for Audited {
         self.0.inner.omissions()
     }
 
+    fn evictions(&self) -> u64 {
+        self.0.inner.evictions()
+    }
+
     fn trouble(&self) -> Option<String> {
         self.0.inner.trouble()
     }

@@ -143,6 +143,10 @@ impl Store for Measured {
         self.inner.omissions()
     }
 
+    fn evictions(&self) -> u64 {
+        self.inner.evictions()
+    }
+
     fn trouble(&self) -> Option<String> {
         self.inner.trouble()
     }

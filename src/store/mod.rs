@@ -157,6 +157,9 @@ pub struct Board {
 /// recently enough for this, and its longest call, to be over when others take it for away.
 pub const BOARD_LAPSE: Duration = Duration::from_secs(4);
 
+/// The trouble of a store that holds another fleet's data: it is left alone.
+pub const FOREIGN: &str = "it holds another fleet's data, and is left alone";
+
 /// An index of the journal.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -250,6 +253,9 @@ pub trait Store: Send + Sync + 'static {
     /// Whether some of its servers cannot be asked, or could not and what they have has not been looked at since, or it
     /// owes anything: answers may then be less than everything.
     fn is_partial(&self) -> bool;
+
+    /// How many keys it let go of by itself since this process began: anything may be gone.
+    fn evictions(&self) -> u64;
 
     /// How often something was left out of an answer. What was answered while this stayed the same is all there was.
     fn omissions(&self) -> u64;

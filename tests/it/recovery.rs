@@ -336,6 +336,10 @@ impl Store for Fragile {
         self.inner.is_partial()
     }
 
+    fn evictions(&self) -> u64 {
+        self.inner.evictions()
+    }
+
     fn omissions(&self) -> u64 {
         self.inner.omissions()
     }

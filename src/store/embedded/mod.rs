@@ -389,6 +389,10 @@ impl Store for EmbeddedStore {
         0
     }
 
+    fn evictions(&self) -> u64 {
+        0
+    }
+
     fn trouble(&self) -> Option<String> {
         None
     }

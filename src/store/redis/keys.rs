@@ -163,6 +163,11 @@ impl Keys {
         format!("{}:{{{copy}}}:instances", self.prefix).into()
     }
 
+    /// String: the id of the fleet whose data this is.
+    pub(super) fn fleet(&self) -> Bytes {
+        format!("{}:{{fleet}}:id", self.prefix).into()
+    }
+
     /// When `key` expires, in seconds since 1970: so long after the end of its hour, and a little more, which
     /// depends on the key alone, so that every instance and every repetition sets the same.
     pub(super) fn expires_at_s(&self, shard: Shard, key: &[u8]) -> i64 {

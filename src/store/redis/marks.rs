@@ -20,7 +20,7 @@ use super::keys::Counted;
 use super::link::{Command, Reply};
 use super::newest::corrupt;
 use super::outage::Lacks;
-use super::shard::{Layout, Shard};
+use super::shard::{Layout, Part, Shard};
 use crate::model::{Offset, Timestamp};
 use crate::store::StoreError;
 
@@ -229,6 +229,15 @@ impl Marks {
         self.expected.lock().iter().rev().take(GLANCED).map(|(shard, mark)| (*shard, mark.clone())).collect()
     }
 
+    /// The shards that have a roster, newest first.
+    fn with_rosters(&self, layout: Layout) -> Vec<Shard> {
+        let has_roster = |shard: &&Shard| match layout {
+            Layout::Whole => true,
+            Layout::Sharded(_) => matches!(shard.part(), Part::Bucket(_)),
+        };
+        self.expected.lock().keys().rev().filter(has_roster).copied().collect()
+    }
+
     fn all(&self) -> Vec<(Shard, Mark)> {
         self.expected.lock().iter().map(|(shard, mark)| (*shard, mark.clone())).collect()
     }
@@ -298,6 +307,9 @@ impl Index {
             self.compare_all(false).await?;
         }
         self.compare(self.marks.in_turn(), false).await?;
+        for shard in self.patrol(&self.patrol, &self.marks.with_rosters(self.keys.layout())).await? {
+            self.marks.lost(shard, None);
+        }
         if self.marks.untold().is_some() {
             self.compare(self.marks.all(), false).await?;
         }

@@ -100,6 +100,11 @@ impl Territory {
         Ok(territory)
     }
 
+    /// The number of the database.
+    pub(super) fn database(&self) -> u8 {
+        self.dial.database()
+    }
+
     /// The map as it is now.
     pub(super) fn map(&self) -> Arc<Map> {
         self.map.load_full()

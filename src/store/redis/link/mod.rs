@@ -21,6 +21,7 @@ use tokio::task::AbortHandle;
 
 use self::command::{Failure, slot, unexpected};
 use self::map::Territory;
+use self::memory::field;
 use self::node::Node;
 use crate::store::StoreError;
 
@@ -28,6 +29,7 @@ pub(super) use self::command::{Command, NOT_ALLOWED, Reply, Script};
 
 mod command;
 mod map;
+mod memory;
 mod node;
 mod place;
 mod slowlog;
@@ -151,6 +153,34 @@ impl Link {
             }
         }
         Err(trouble.into())
+    }
+
+    /// The run id of each primary that tells, with the number of the database.
+    pub(super) async fn servers(&self) -> Vec<String> {
+        let command = Command::keyless("INFO").arg("server");
+        let map = self.territory.map();
+        let asked = [&command];
+        let answers = future::join_all(map.primaries.iter().map(|node| node.send(&asked, false))).await;
+        let told = answers.into_iter().filter_map(|answer| answer.ok()?.pop()?.ok());
+        let run_id = |info: Reply| Some(field(info.text()?, "run_id")?.to_owned());
+        let database = self.territory.database();
+        told.filter_map(run_id).map(|run_id| format!("{run_id}/{database}")).collect()
+    }
+
+    /// How often a connection was made or broke, of any server: whoever remembers something of what is there asks again
+    /// when this has changed.
+    pub(super) fn connections(&self) -> u64 {
+        self.territory.tally.connections.load(Ordering::Acquire)
+    }
+
+    /// Keys that servers let go of by themselves, since the first look at each.
+    pub(super) fn evictions(&self) -> u64 {
+        self.territory.tally.evictions.load(Ordering::Acquire)
+    }
+
+    /// Whether any primary may let go of keys by itself.
+    pub(super) fn may_evict(&self) -> bool {
+        self.territory.map().primaries.iter().any(|node| node.may_evict())
     }
 
     /// Sends commands, those for one server in one pipeline. The replies, in order, if there is no error among them.

@@ -31,6 +31,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 
 use super::command::{Command, Failure, NOT_ALLOWED, Reply};
+use super::memory::{Evicted, Memory};
 use super::place::{Address, Dial};
 use super::slowlog::{self, Seen};
 use crate::store::StoreError;
@@ -62,6 +63,11 @@ pub(super) struct Tally {
     pub(super) slow_others: AtomicU64,
     /// Connections that were made.
     pub(super) arrivals: AtomicU64,
+    /// Connections made and broken.
+    pub(super) connections: AtomicU64,
+    /// Keys that servers let go of by themselves.
+    pub(super) evictions: AtomicU64,
+    told_of_policy: AtomicBool,
     told_of_names: AtomicBool,
     told_of_slow_log: AtomicBool,
 }
@@ -84,6 +90,7 @@ struct State {
     silent_since: Mutex<Option<Instant>>,
     /// Wakes the watchdog.
     suspected: Notify,
+    may_evict: AtomicBool,
     tally: Arc<Tally>,
 }
 
@@ -114,6 +121,7 @@ impl Node {
             timeout: dial.timeout(),
             silent_since: Mutex::new(None),
             suspected: Notify::new(),
+            may_evict: AtomicBool::new(false),
             tally,
         });
         let watchdog = tokio::spawn(watch(state.clone(), probe)).abort_handle();
@@ -133,6 +141,11 @@ impl Node {
     /// Whether nobody waits for it any more: it has been silent for too long.
     pub(super) fn is_given_up(&self) -> bool {
         self.state.is_broken()
+    }
+
+    /// Whether it may let go of keys by itself, as far as it tells.
+    pub(super) fn may_evict(&self) -> bool {
+        self.state.may_evict.load(Ordering::Relaxed)
     }
 
     /// Waits for the connection, no longer than `patience`.
@@ -277,6 +290,7 @@ async fn tend(client: Client, trouble: Arc<Mutex<Option<String>>>, tally: Arc<Ta
         tokio::select! {
             connection = connections.recv() => match connection {
                 Ok(_) | Err(RecvError::Lagged(_)) => {
+                    tally.connections.fetch_add(1, Ordering::Release);
                     *trouble.lock() = None;
                     tally.arrivals.fetch_add(1, Ordering::Release);
                     name(&client, &tally).await;
@@ -284,7 +298,11 @@ async fn tend(client: Client, trouble: Arc<Mutex<Option<String>>>, tally: Arc<Ta
                 Err(RecvError::Closed) => return,
             },
             error = errors.recv() => match error {
-                Ok((error, _)) => *trouble.lock() = Some(Failure::from(&error).words()),
+                Ok((error, _)) => {
+                    // Before the next connection is made: what was known of this one says nothing about that.
+                    tally.connections.fetch_add(1, Ordering::Release);
+                    *trouble.lock() = Some(Failure::from(&error).words());
+                }
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
             },
@@ -306,6 +324,7 @@ async fn name(client: &Client, tally: &Tally) {
 /// Asks again and again, and replaces the client when it has ended, or when nothing comes back from it.
 async fn watch(state: Arc<State>, probe: Command) {
     let mut slow_log = SlowLog::default();
+    let mut evicted = Evicted::default();
     state.live.load_full().connected(WATCH).await;
     let mut quiet_since = Instant::now();
     loop {
@@ -314,6 +333,7 @@ async fn watch(state: Arc<State>, probe: Command) {
         if tokio::time::timeout(WATCH, live.ask(&probe)).await.is_ok_and(is_served) {
             *state.silent_since.lock() = None;
             slow_log.look(&live, &state.tally).await;
+            state.look_at_memory(&live, &mut evicted).await;
             let _ = tokio::time::timeout(WATCH.saturating_sub(begun.elapsed()), state.suspected.notified()).await;
             quiet_since = Instant::now();
             continue;
@@ -341,6 +361,21 @@ fn is_served(answer: Result<Reply, Failure>) -> bool {
 }
 
 impl State {
+    /// A server that does not tell is asked again: an access list may change.
+    async fn look_at_memory(&self, live: &Live, evicted: &mut Evicted) {
+        let info = live.ask(&Command::keyless("INFO").arg("memory").arg("stats")).await;
+        let Some(memory) = info.ok().and_then(|info| Memory::read(info.text()?)) else { return };
+        self.may_evict.store(memory.may_evict, Ordering::Relaxed);
+        if memory.may_evict && !self.tally.told_of_policy.swap(true, Ordering::Relaxed) {
+            tracing::warn!("Redis may let go of keys when it is full: set its maxmemory-policy to noeviction");
+        }
+        let evictions = evicted.look(memory);
+        if evictions > 0 {
+            tracing::warn!(keys = evictions, "Redis let go of keys because it was full");
+            self.tally.evictions.fetch_add(evictions, Ordering::Release);
+        }
+    }
+
     fn replace(&self) {
         match Live::start(&self.builder, &self.tally) {
             Ok(fresh) => self.live.store(Arc::new(fresh)),
