@@ -3,6 +3,7 @@
 mod bad_framing;
 mod bad_input;
 mod bad_state;
+mod campaign;
 mod cli;
 mod crash;
 mod discretion;
