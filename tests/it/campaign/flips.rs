@@ -72,7 +72,7 @@ fn large(number: u64) -> Point {
     point
 }
 
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Found {
     flips: usize,
     detected: usize,

@@ -5,14 +5,18 @@
 //! It prints one line of JSON: what ran, from which seed, and what came of it. Whatever could not be run here is in it too,
 //! with the reason.
 
+mod backlog;
 mod flips;
 mod kills;
 mod load;
 mod oracle_reader;
 mod power;
+mod redis_faults;
+mod watch;
 
 use std::time::{Duration, Instant};
 
+use redis_faults::Fault;
 use serde_json::{Value, json};
 
 /// How much of everything.
@@ -24,19 +28,54 @@ pub(crate) struct Plan {
     cuts_take: Duration,
     every_nth_bit: usize,
     every_nth_cut: usize,
+    faults: &'static [Fault],
+    fault_lasts: Duration,
+    /// How long things are looked at before a fault.
+    baseline: Duration,
+    /// Losses that the service must notice by itself.
+    trials: usize,
+    /// Accepted while Redis is dead.
+    backlog_points: usize,
 }
 
 impl Plan {
-    /// Shares `seconds` out.
+    /// Shares `seconds` out; what has a count of its own ends when that is reached.
     fn long(seconds: u64, seed: u64) -> Self {
         let share = |percent| Duration::from_secs(seconds * percent / 100);
-        Self { seed, kills: 1_000, kills_take: share(30), cuts: 500, cuts_take: share(20), every_nth_bit: 1, every_nth_cut: 1 }
+        Self {
+            seed,
+            kills: 1_000,
+            kills_take: share(30),
+            cuts: 500,
+            cuts_take: share(20),
+            every_nth_bit: 1,
+            every_nth_cut: 1,
+            faults: &Fault::ALL,
+            fault_lasts: Duration::from_secs(3),
+            baseline: Duration::from_secs(2),
+            trials: 40,
+            backlog_points: 1_000_000,
+        }
     }
 
     /// For a test that others run beside.
     fn short() -> Self {
         let seed = u64::from(std::process::id());
-        Self { seed, kills: 24, kills_take: Duration::from_secs(10), cuts: 6, cuts_take: Duration::from_secs(5), every_nth_bit: 211, every_nth_cut: 97 }
+        eprintln!("seed {seed}");
+        Self {
+            seed,
+            kills: 24,
+            kills_take: Duration::from_secs(10),
+            cuts: 6,
+            cuts_take: Duration::from_secs(5),
+            every_nth_bit: 211,
+            every_nth_cut: 97,
+            faults: &[Fault::KilledBackWithAnOldDump, Fault::Frozen, Fault::ConnectionsCut],
+            fault_lasts: Duration::from_millis(1_200),
+            baseline: Duration::from_millis(500),
+            trials: 4,
+            backlog_points: 50_000,
+        }
     }
 }
 
@@ -64,6 +103,9 @@ async fn long() {
     tell("kills", kills::campaign(&plan).await);
     tell("power_cuts", power::campaign(&plan).await);
     tell("bit_flips", tokio::task::block_in_place(|| flips::campaign(&plan)));
+    tell("redis_faults", redis_faults::campaign(&plan).await);
+    tell("detection", redis_faults::detection(&plan).await);
+    tell("backlog", backlog::campaign(&plan).await);
     all["seconds"] = json!(began.elapsed().as_secs());
     println!("{all}");
 }
@@ -71,7 +113,18 @@ async fn long() {
 #[tokio::test(flavor = "multi_thread")]
 async fn short_kills_and_power_cuts() {
     let plan = Plan::short();
-    eprintln!("seed {}", plan.seed);
     let (kills, cuts) = (kills::campaign(&plan).await, power::campaign(&plan).await);
     eprintln!("{kills}\n{cuts}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_redis_faults() {
+    eprintln!("{}", redis_faults::campaign(&Plan::short()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_detection_and_backlog() {
+    let plan = Plan::short();
+    let (detection, backlog) = (redis_faults::detection(&plan).await, backlog::campaign(&plan).await);
+    eprintln!("{detection}\n{backlog}");
 }
