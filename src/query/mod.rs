@@ -43,6 +43,9 @@ pub enum QueryError {
     /// No such driver within the retention.
     #[error("not found")]
     NotFound,
+    /// No such driver in an index that is less than whole.
+    #[error("not found in what there is")]
+    NotFoundYet(IndexState),
     /// The hour is no longer kept.
     #[error("out of retention")]
     OutOfRetention,
@@ -262,6 +265,9 @@ impl Queries {
             match source.ask(question(source.store().clone())).await {
                 (Ok(value), state) => return Ok(Answer { value, index: self.as_seen(number, state) }),
                 (Err(QueryError::Unavailable(error)), _) => unavailable = unavailable.or(Some(error)),
+                (Err(QueryError::NotFound), state) if self.as_seen(number, state).is_degraded() => {
+                    return Err(QueryError::NotFoundYet(self.as_seen(number, state)));
+                }
                 (Err(error), _) => return Err(error),
             }
         }

@@ -4,8 +4,15 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use geotrail::clock::Clock;
+use geotrail::model::{DriverId, Timestamp};
+use geotrail::query::{IndexState, Label, Queries, QueryError, Sight, Source};
+use geotrail::store::Store as _;
+use geotrail::store::embedded::{EmbeddedStore, Options as EmbeddedOptions};
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -146,6 +153,27 @@ async fn q19_a_stream_that_must_be_complete_is_broken_off_once_it_is_not() {
     assert_eq!(whole.lines().count(), DRIVERS);
     take_writes(&server);
     service.stop().await;
+}
+
+/// The index becomes whole between the answer and its being written: the answer was still made from less.
+#[tokio::test(flavor = "multi_thread")]
+async fn q18_nobody_found_in_half_an_index_is_not_called_complete() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = EmbeddedOptions { dir: dir.path().into(), journal: "one".into(), memtable_bytes: 1 << 20 };
+    let store = Arc::new(EmbeddedStore::new(options));
+    store.open("").await.expect("opens");
+    let looks = AtomicUsize::new(0);
+    let label = Label::from_fn(move || {
+        let is_first = looks.fetch_add(1, Ordering::SeqCst) == 0;
+        let state = if is_first { IndexState::Rebuilding { as_of: None } } else { IndexState::Complete };
+        Sight { state, losses: 0 }
+    });
+    let sources = vec![Arc::new(Source::new(store, label))];
+    let queries = Queries::new(sources, Clock::from_fn(|| Timestamp::from_ms(0)), Duration::from_hours(48));
+    let driver = DriverId::new("cab").expect("well formed");
+    let answer = queries.latest(&driver).await;
+    assert!(matches!(answer, Err(QueryError::NotFoundYet(IndexState::Rebuilding { .. }))), "{answer:?}");
+    assert!(matches!(queries.latest(&driver).await, Err(QueryError::NotFound)), "now that it is whole");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,7 +29,8 @@ pub(crate) async fn campaign(plan: &Plan) -> Value {
     let send = async |number: i64| {
         // Everybody once a batch, spread over six hours, oldest first.
         let ts = now - (batches + WARM_UP as i64 - number) * 6 * 3_600_000 / batches;
-        let batch: Vec<Report> = (0..DRIVERS).map(|driver| at(&format!("cab-{driver}"), ts + driver as i64 % 50)).collect();
+        let batch: Vec<Report> =
+            (0..DRIVERS).map(|driver| at(&format!("cab-{driver}"), ts + driver as i64 % 50)).collect();
         let answer = service.try_post("/v1/points", &batch).await.expect("an answer");
         assert_eq!(answer.status, 202, "{answer:?}");
     };

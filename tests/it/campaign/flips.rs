@@ -157,7 +157,8 @@ impl Original {
                 fs::remove_file(other).expect("it is ours");
             }
             fs::write(segment, &self.bytes[..len]).expect("can be written");
-            let whole = self.records[..self.records.len() - 1].iter().take_while(|record| record.end.get() <= len as u64);
+            let whole =
+                self.records[..self.records.len() - 1].iter().take_while(|record| record.end.get() <= len as u64);
             let kept: Vec<&Point> = whole.flat_map(|record| &record.points).collect();
             found.cuts += 1;
             let is_recovered = Journal::open(Options::new(dir.path()), NOON).is_ok_and(|(journal, recovery)| {

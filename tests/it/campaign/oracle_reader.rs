@@ -35,8 +35,10 @@ pub(crate) struct Read {
 
 /// Reads all segments of a data directory.
 pub(crate) fn read(data_dir: &Path) -> Read {
-    let mut paths: Vec<_> =
-        fs::read_dir(data_dir.join("journal")).expect("a journal").map(|entry| entry.expect("an entry").path()).collect();
+    let mut paths: Vec<_> = fs::read_dir(data_dir.join("journal"))
+        .expect("a journal")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "seg"));
     // Twenty digits: the order of names is that of offsets.
     paths.sort();

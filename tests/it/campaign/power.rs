@@ -65,7 +65,10 @@ impl Plug {
 
     /// The disk, as those outside of the namespace see it.
     fn disk_from_outside(&self) -> PathBuf {
-        Path::new("/proc").join(self.holder.id().to_string()).join("root").join(self.disk().strip_prefix("/").expect("absolute"))
+        Path::new("/proc")
+            .join(self.holder.id().to_string())
+            .join("root")
+            .join(self.disk().strip_prefix("/").expect("absolute"))
     }
 
     /// A command that runs where the disk is mounted.
@@ -159,12 +162,7 @@ async fn lane_of(seed: u64, cuts: usize, deadline: Instant) -> (Verdict, usize, 
 }
 
 /// So many cuts of one file system.
-async fn round(
-    rng: &mut StdRng,
-    cuts: usize,
-    no_syncs: Option<&FaultyDisk>,
-    back_ms: &mut Vec<f64>,
-) -> Verdict {
+async fn round(rng: &mut StdRng, cuts: usize, no_syncs: Option<&FaultyDisk>, back_ms: &mut Vec<f64>) -> Verdict {
     let plug = Plug::new().expect("it could be made before");
     let load = Load::start();
     for _ in 0..cuts {

@@ -71,7 +71,8 @@ struct Backing {
 impl Backing {
     async fn for_fault(fault: Fault, lasts: Duration) -> Self {
         // Reading its dump, such a server answers LOADING for a while.
-        let slow = ["--rdbcompression", "no", "--key-load-delay", "300", "--loading-process-events-interval-bytes", "1024"];
+        let slow =
+            ["--rdbcompression", "no", "--key-load-delay", "300", "--loading-process-events-interval-bytes", "1024"];
         let quick = ["--repl-diskless-sync-delay", "0"];
         let extra = if fault == Fault::Loading { &slow[..] } else { &quick[..] };
         let (server, spare) = block_in_place(|| (RedisServer::start_with(extra), RedisServer::start()));
@@ -259,7 +260,10 @@ pub(crate) async fn detection(plan: &Plan) -> Value {
         if trial % 8 == 3 {
             std::mem::swap(&mut backing.server, &mut backing.spare);
         }
-        crate::harness::eventually("that the loss is noticed", async || (losses_told(dir.path()) > known).then_some(())).await;
+        crate::harness::eventually("that the loss is noticed", async || {
+            (losses_told(dir.path()) > known).then_some(())
+        })
+        .await;
         took_ms.push(began.elapsed().as_secs_f64() * 1e3);
     }
     watch.pause(false);

@@ -24,7 +24,7 @@ const DRIVERS: usize = 20;
 const PAUSE: Duration = Duration::from_millis(10);
 /// An answer that calls itself complete has all that was acknowledged so long before it was asked for.
 const FRESHNESS_BOUND: Duration = Duration::from_millis(500);
-const ASKERS: u64 = 2;
+const ASKERS: u64 = 4;
 
 /// How often what came.
 #[derive(Clone, Copy, Debug, Default)]
@@ -189,7 +189,8 @@ async fn ask(shared: Arc<Shared>, service: Http, past: Arc<Past>, mut rng: StdRn
             continue;
         }
         let since = Instant::now();
-        let expected = shared.acknowledged.lock().iter().rev().find(|(at, _)| *at + FRESHNESS_BOUND < since).map(|a| a.1);
+        let expected =
+            shared.acknowledged.lock().iter().rev().find(|(at, _)| *at + FRESHNESS_BOUND < since).map(|a| a.1);
         let wrong = match rng.random_range(0..20) {
             0 => {
                 let answer = service.get("/v1/active?max_age_s=600&limit=1000").await;
