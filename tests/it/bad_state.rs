@@ -176,6 +176,23 @@ async fn q18_nobody_found_in_half_an_index_is_not_called_complete() {
     assert!(matches!(queries.latest(&driver).await, Err(QueryError::NotFound)), "now that it is whole");
 }
 
+/// Nobody writes, and the service looks after its store once a second: whoever asks before that is told all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn q18_an_answer_made_after_an_unnoticed_loss_is_not_called_complete() {
+    let server = RedisServer::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let service = Process::serve(dir.path(), &server.url()).await;
+    for round in 0..5 {
+        service.report(&[today("cab")]).await;
+        service.caught_up().await;
+        server.cli(&["FLUSHALL"]);
+        let answer = service.get("/v1/active?max_age_s=3600").await;
+        let is_complete = answer.header("geotrail-index") == "complete";
+        assert!(!is_complete || answer.page().0.len() == 1, "round {round}: {answer:?}");
+    }
+    assert!(service.terminate().await.success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn q20_without_a_store_there_is_an_error_and_never_an_empty_list() {
     let mut server = RedisServer::absent();

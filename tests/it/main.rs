@@ -6,6 +6,7 @@ mod bad_state;
 mod campaign;
 mod cli;
 mod crash;
+mod defects;
 mod discretion;
 mod durability;
 mod embedded_store;
