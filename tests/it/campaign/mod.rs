@@ -6,6 +6,7 @@
 //! with the reason.
 
 mod backlog;
+mod drill;
 mod flips;
 mod kills;
 mod load;
@@ -16,6 +17,7 @@ mod watch;
 
 use std::time::{Duration, Instant};
 
+use drill::Drill;
 use redis_faults::Fault;
 use serde_json::{Value, json};
 
@@ -100,6 +102,10 @@ async fn long() {
         eprintln!("{:>5.0} s  {name}: {figures}", began.elapsed().as_secs_f64());
         all[name] = figures;
     };
+    if std::env::var("DEBUG_CUTS").is_ok() {
+        tell("power_cuts", power::campaign(&plan).await);
+        return;
+    }
     tell("kills", kills::campaign(&plan).await);
     tell("power_cuts", power::campaign(&plan).await);
     tell("bit_flips", tokio::task::block_in_place(|| flips::campaign(&plan)));
@@ -127,4 +133,22 @@ async fn short_detection_and_backlog() {
     let plan = Plan::short();
     let (detection, backlog) = (redis_faults::detection(&plan).await, backlog::campaign(&plan).await);
     eprintln!("{detection}\n{backlog}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "it measures, for minutes"]
+async fn night_of_the_deletion() {
+    let drivers = said("DRILL_DRIVERS").unwrap_or(500) as usize;
+    let history = said("DRILL_POINTS").unwrap_or(200_000) as usize;
+    let drill = Drill { drivers, history, gone: Duration::from_secs(20), before: Duration::from_secs(10) };
+    let (table, figures) = drill::play(drill).await;
+    println!("{table}{figures}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_night_of_the_deletion() {
+    let drill =
+        Drill { drivers: 50, history: 6_000, gone: Duration::from_secs(1), before: Duration::from_millis(500) };
+    let (table, _) = drill::play(drill).await;
+    eprintln!("{table}");
 }

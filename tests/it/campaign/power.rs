@@ -165,13 +165,15 @@ async fn lane_of(seed: u64, cuts: usize, deadline: Instant) -> (Verdict, usize, 
 async fn round(rng: &mut StdRng, cuts: usize, no_syncs: Option<&FaultyDisk>, back_ms: &mut Vec<f64>) -> Verdict {
     let plug = Plug::new().expect("it could be made before");
     let load = Load::start();
+    let mut moments = Vec::new();
     for _ in 0..cuts {
-        let (began, before) = (Instant::now(), load.acknowledged());
+        let (starting, began, before) = (Instant::now(), load.age(), load.acknowledged());
         let service = plug.serve(no_syncs).await;
-        back_ms.push(began.elapsed().as_secs_f64() * 1e3);
+        back_ms.push(starting.elapsed().as_secs_f64() * 1e3);
         load.to(Some((*service).clone()));
         eventually("an acknowledgement", async || (load.acknowledged() > before).then_some(())).await;
         tokio::time::sleep(Duration::from_millis(rng.random_range(5..120))).await;
+        moments.push((began, load.age()));
         plug.cut().expect("the plug can be pulled");
         service.kill().await;
         load.to(None);
@@ -181,5 +183,11 @@ async fn round(rng: &mut StdRng, cuts: usize, no_syncs: Option<&FaultyDisk>, bac
     // The last start settles what the last cut left.
     let service = plug.serve(None).await;
     assert!(service.terminate().await.success());
-    load.judge(&plug.disk_from_outside().join("data")).await
+    let verdict = load.judge(&plug.disk_from_outside().join("data")).await;
+    if verdict.lost > 0 && no_syncs.is_none() {
+        eprintln!("services began, and power was cut, at {moments:?}");
+        let listed = Command::new("ls").arg("-l").arg(plug.disk_from_outside().join("data/journal")).output();
+        eprintln!("{}", String::from_utf8_lossy(&listed.expect("ls runs").stdout));
+    }
+    verdict
 }
