@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
@@ -30,12 +30,13 @@ const HOUR_MS: i64 = 3_600_000;
 #[derive(Default)]
 struct Shared {
     service: Mutex<Option<Http>>,
-    /// For each sender the numbers of the batches whose acknowledgement arrived, and when.
-    acknowledged: Mutex<BTreeMap<u64, Vec<(u64, Instant)>>>,
+    /// For each sender the numbers of the batches whose acknowledgement arrived.
+    acknowledged: Mutex<BTreeMap<u64, Vec<u64>>>,
     points: AtomicUsize,
     in_flight: AtomicUsize,
     refused: AtomicUsize,
     is_over: AtomicBool,
+    is_deaf: AtomicBool,
 }
 
 /// Senders that go on until they are ended.
@@ -43,7 +44,6 @@ pub(crate) struct Load {
     shared: Arc<Shared>,
     senders: Vec<JoinHandle<()>>,
     began: i64,
-    begun: Instant,
 }
 
 /// What the oracle found.
@@ -84,22 +84,25 @@ impl Load {
         // Far enough back that times go up by the step, whatever the number of batches.
         let (shared, began) = (Arc::new(Shared::default()), now_ms() - 40 * HOUR_MS);
         let senders = (0..SENDERS).map(|sender| tokio::spawn(send(shared.clone(), sender, began))).collect();
-        Self { shared, senders, began, begun: Instant::now() }
+        Self { shared, senders, began }
     }
 
     /// From now on to this service, or to none.
     pub(crate) fn to(&self, service: Option<Http>) {
+        if service.is_some() {
+            self.shared.is_deaf.store(false, Ordering::SeqCst);
+        }
         *self.shared.service.lock() = service;
+    }
+
+    /// What is answered from now on counts for nothing, until there is a service again.
+    pub(crate) fn hears_no_more(&self) {
+        self.shared.is_deaf.store(true, Ordering::SeqCst);
     }
 
     /// Points acknowledged so far.
     pub(crate) fn acknowledged(&self) -> usize {
         self.shared.points.load(Ordering::SeqCst)
-    }
-
-    /// How long it has been going on.
-    pub(crate) fn age(&self) -> Duration {
-        self.begun.elapsed()
     }
 
     /// Whether somebody waits for an answer.
@@ -130,14 +133,10 @@ impl Load {
             verdict.half_batches += usize::from(count != size(sender, number));
         }
         for (&sender, numbers) in &*acknowledged {
-            for &(number, at) in numbers {
+            for &number in numbers {
                 let (size, there) = (size(sender, number), found.get(&(sender, number)).copied().unwrap_or_default());
                 verdict.acknowledged += size as usize;
                 verdict.lost += size.saturating_sub(there) as usize;
-                if there < size {
-                    let after = at - self.begun;
-                    eprintln!("LOST: {there} of {size} points of batch {number} of {sender}, acknowledged after {after:?}");
-                }
             }
         }
         verdict
@@ -162,8 +161,9 @@ async fn send(shared: Arc<Shared>, sender: u64, began: i64) {
         let answer = service.send(request).await;
         shared.in_flight.fetch_sub(1, Ordering::SeqCst);
         match answer {
+            Some(_) if shared.is_deaf.load(Ordering::SeqCst) => {}
             Some(answer) if answer.status == 202 => {
-                shared.acknowledged.lock().entry(sender).or_default().push((number, Instant::now()));
+                shared.acknowledged.lock().entry(sender).or_default().push(number);
                 shared.points.fetch_add(size(sender, number) as usize, Ordering::SeqCst);
             }
             Some(_) => {

@@ -102,10 +102,6 @@ async fn long() {
         eprintln!("{:>5.0} s  {name}: {figures}", began.elapsed().as_secs_f64());
         all[name] = figures;
     };
-    if std::env::var("DEBUG_CUTS").is_ok() {
-        tell("power_cuts", power::campaign(&plan).await);
-        return;
-    }
     tell("kills", kills::campaign(&plan).await);
     tell("power_cuts", power::campaign(&plan).await);
     tell("bit_flips", tokio::task::block_in_place(|| flips::campaign(&plan)));

@@ -1,11 +1,17 @@
 //! The plug pulled under load: an ext4 of its own on a loop file, in a mount namespace of its own, shut down by the call
 //! that file-system developers test with. What was not synced is gone, unlike after a kill, which leaves the page cache.
 //!
+//! An acknowledgement counts if it was received before the plug was pulled. One that comes afterwards proves nothing: in
+//! the shut-down file system a sync that is under way may be called done though its blocks are gone (seen with a bare loop
+//! of write and sync, on Linux 6.18, in 11 of 60 cuts; never of a sync that had come back before). A machine without power
+//! answers nobody.
+//!
 //! It takes the right to mount. Where that is missing, nothing is said about power cuts but that: aloud, and in the
 //! figures.
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -50,7 +56,7 @@ impl Plug {
         let mut holder = holder.spawn().map_err(|error| format!("unshare: {error}"))?;
         let mut line = String::new();
         let stdout = holder.stdout.take().expect("piped");
-        let _ = std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line);
+        let _ = BufReader::new(stdout).read_line(&mut line);
         let plug = Self { dir, holder, cutter };
         if line.trim() != "ready" {
             return Err("no mount namespace of our own".into());
@@ -86,8 +92,14 @@ impl Plug {
         done(self.within("umount").arg(self.disk()))
     }
 
-    fn cut(&self) -> Result<(), String> {
-        done(self.within(&self.cutter).arg(self.disk()))
+    /// Has somebody stand by at the plug.
+    fn arm(&self) -> Armed {
+        let mut command = self.within(&self.cutter);
+        let mut child =
+            command.arg(self.disk()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it runs");
+        let mut said = BufReader::new(child.stdout.take().expect("piped"));
+        expect_word(&mut said, "ready");
+        Armed { child, said }
     }
 
     /// The service on this disk, with syncs that do what they say, or not.
@@ -102,6 +114,27 @@ impl Plug {
         }
         Process::begin(self.dir.path(), command).await.expect("it starts after a power cut")
     }
+}
+
+/// Whoever stands by at the plug.
+struct Armed {
+    child: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Armed {
+    /// Pulls it. Returns when it is out.
+    fn pull(mut self) {
+        self.child.stdin.take().expect("piped").write_all(b"!").expect("it waits for it");
+        expect_word(&mut self.said, "done");
+        self.child.wait().expect("it is ours");
+    }
+}
+
+fn expect_word(said: &mut BufReader<ChildStdout>, word: &str) {
+    let mut line = String::new();
+    said.read_line(&mut line).expect("it says something");
+    assert_eq!(line.trim(), word, "the plug can be pulled");
 }
 
 impl Drop for Plug {
@@ -165,16 +198,18 @@ async fn lane_of(seed: u64, cuts: usize, deadline: Instant) -> (Verdict, usize, 
 async fn round(rng: &mut StdRng, cuts: usize, no_syncs: Option<&FaultyDisk>, back_ms: &mut Vec<f64>) -> Verdict {
     let plug = Plug::new().expect("it could be made before");
     let load = Load::start();
-    let mut moments = Vec::new();
     for _ in 0..cuts {
-        let (starting, began, before) = (Instant::now(), load.age(), load.acknowledged());
+        let (began, before) = (Instant::now(), load.acknowledged());
         let service = plug.serve(no_syncs).await;
-        back_ms.push(starting.elapsed().as_secs_f64() * 1e3);
+        back_ms.push(began.elapsed().as_secs_f64() * 1e3);
         load.to(Some((*service).clone()));
         eventually("an acknowledgement", async || (load.acknowledged() > before).then_some(())).await;
+        let armed = plug.arm();
         tokio::time::sleep(Duration::from_millis(rng.random_range(5..120))).await;
-        moments.push((began, load.age()));
-        plug.cut().expect("the plug can be pulled");
+        // Whatever is answered from here on is answered by a machine that would be dark: the kernel may still call a
+        // sync done whose blocks it has lost with the power.
+        load.hears_no_more();
+        armed.pull();
         service.kill().await;
         load.to(None);
         plug.unmount().expect("nobody is there any more");
@@ -183,11 +218,5 @@ async fn round(rng: &mut StdRng, cuts: usize, no_syncs: Option<&FaultyDisk>, bac
     // The last start settles what the last cut left.
     let service = plug.serve(None).await;
     assert!(service.terminate().await.success());
-    let verdict = load.judge(&plug.disk_from_outside().join("data")).await;
-    if verdict.lost > 0 && no_syncs.is_none() {
-        eprintln!("services began, and power was cut, at {moments:?}");
-        let listed = Command::new("ls").arg("-l").arg(plug.disk_from_outside().join("data/journal")).output();
-        eprintln!("{}", String::from_utf8_lossy(&listed.expect("ls runs").stdout));
-    }
-    verdict
+    load.judge(&plug.disk_from_outside().join("data")).await
 }
