@@ -135,17 +135,16 @@ async fn an_older_state_is_told_by_how_old_it_is() {
     let newer = store.marks();
     server.restart();
     works_again(&store).await;
-    assert_eq!(store.audit().await.expect("Redis is there"), Some(Offset::new(9_000)));
+    // What it knew when the last batch that it has began: the next one would have told it that this was complete.
+    assert_eq!(store.audit().await.expect("Redis is there"), Some(Offset::new(8_000)));
     nothing_is_missing(&store).await;
-    assert_eq!(store.marks(), marks);
     // A process that starts now finds the same.
     let again = connected(&server, ONE).await;
-    assert_eq!(again.open(&newer).await.expect("Redis is there"), Some(Offset::new(9_000)));
+    assert_eq!(again.open(&newer).await.expect("Redis is there"), Some(Offset::new(8_000)));
     assert_eq!(again.open(&marks).await.expect("Redis is there"), None);
-    journal.rewind(Offset::new(9_000));
+    journal.rewind(Offset::new(8_000));
     journal.run(&again).await;
     nothing_is_missing(&again).await;
-    assert_eq!(again.marks(), newer);
     assert_holds(&again, &all).await;
     assert_public_keys(&server, &all);
 }
@@ -234,7 +233,7 @@ async fn marks_of_another_layout_ask_for_everything() {
     let server = RedisServer::start();
     let store = connected(&server, ONE).await;
     assert_eq!(store.open("").await.expect("nothing to ask"), None);
-    for strange in ["7;2026112213=5", "none", "none;=", "2026112213=5"] {
+    for strange in ["7;2026112213=5", "none", "none;=", "2026112213=5", "none;2026112213=5"] {
         assert_eq!(store.open(strange).await.expect("nothing to ask"), Some(Offset::START), "{strange}");
     }
 }

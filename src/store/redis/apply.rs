@@ -7,16 +7,17 @@
 //! Tracks grow by what a batch brings, unread. Of a batch that may have come before they are read first, and get what
 //! they lack: so repetition neither bloats a track nor leaves a gap in it.
 //!
-//! Of a sharded hour the places follow (`place`). The marks follow when every call has succeeded (`marks` says why).
+//! Of a sharded hour the places follow (`place`). Every call counts itself in the marks (`marks` says why).
 //!
 //! Never here: repetition (the applier repeats a batch that failed).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::link::{Command, Reply};
+use super::marks::Attempt;
 use super::shard::{Layout, Shard};
 use super::{Index, packed};
 use crate::model::{DriverId, Fix, Hour, Point, QuadCell, Timestamp};
@@ -32,8 +33,12 @@ const TRACKS_PER_PIPELINE: usize = 128;
 const PIPELINES: usize = 4;
 
 /// The text of the script that writes what belongs to drivers.
-pub(super) const WRITE: &str =
-    concat!(include_str!("bytes.lua"), include_str!("count.lua"), include_str!("write.lua"));
+pub(super) const WRITE: &str = concat!(
+    include_str!("bytes.lua"),
+    include_str!("newer.lua"),
+    include_str!("count.lua"),
+    include_str!("write.lua")
+);
 
 /// One driver's part of a batch in one hour.
 #[derive(Debug)]
@@ -69,22 +74,6 @@ impl Folded<'_> {
     }
 }
 
-/// One try to put a batch in.
-pub(super) struct Attempt {
-    /// Tells its calls from those of any other.
-    pub(super) name: String,
-    is_repeated: bool,
-    /// How many calls of it write into each shard.
-    pub(super) calls: BTreeMap<Shard, usize>,
-}
-
-impl Attempt {
-    /// Counts a call that is to write into `shard`.
-    pub(super) fn counts(&mut self, shard: Shard) {
-        *self.calls.entry(shard).or_default() += 1;
-    }
-}
-
 /// Some drivers of one shard, with what their tracks get: one call.
 pub(super) struct Slice<'a, 'b> {
     pub(super) bucket: Shard,
@@ -96,20 +85,17 @@ impl Index {
     /// Puts `batch` in.
     pub(super) async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
         self.marks.forget_before(batch.forget_before);
-        let name = format!("{:016x}", rand::random::<u64>());
-        let mut attempt = Attempt { name, is_repeated: batch.repeated, calls: BTreeMap::new() };
+        let mut attempt = Attempt::new();
         let folded = fold(self.keys.layout(), batch);
         let slices = self.slices(&folded, batch.repeated).await?;
-        let calls = slices.iter().map(|slice| {
-            attempt.counts(slice.bucket);
-            self.call(&attempt, slice)
-        });
-        let calls = calls.collect();
+        let calls = slices.iter().map(|slice| self.call(&attempt, slice, batch.repeated)).collect();
         let written = self.in_pipelines(calls).await?;
+        let written = slices.iter().zip(written).map(|(slice, reply)| attempt.called(slice.bucket, reply));
+        let written: Vec<_> = written.collect::<Result<_, _>>()?;
         if let Layout::Sharded(_) = self.keys.layout() {
             self.put_in_places(&mut attempt, &slices, written).await?;
         }
-        self.mark(&attempt.name, &attempt.calls, batch.end).await
+        self.complete(attempt, batch.end).await
     }
 
     /// Sends calls, some pipelines at once. The replies, in order.
@@ -149,7 +135,7 @@ impl Index {
         Ok(slices)
     }
 
-    fn call(&self, attempt: &Attempt, slice: &Slice<'_, '_>) -> Command {
+    fn call(&self, attempt: &Attempt, slice: &Slice<'_, '_>, is_repeated: bool) -> Command {
         let Slice { bucket, drivers, chunks } = slice;
         let (keys, bucket) = (&self.keys, *bucket);
         let mut shared = vec![keys.roster(bucket), keys.fixes(bucket), keys.last(bucket), keys.marks(bucket)];
@@ -166,11 +152,7 @@ impl Index {
         for expiry in expiries {
             call = call.number(expiry);
         }
-        call = call
-            .arg(keys.calls_field())
-            .arg(attempt.name.clone())
-            .number(newest.as_ms())
-            .number(u8::from(attempt.is_repeated));
+        call = self.counting(call, attempt, bucket).number(newest.as_ms()).number(u8::from(is_repeated));
         for ((folded, track), chunk) in drivers.iter().zip(tracks).zip(chunks) {
             let fix = folded.newest();
             call = call.arg(folded.driver.to_string());

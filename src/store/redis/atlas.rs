@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::Index;
 use super::link::{Command, Reply};
+use super::marks::Attempt;
 use super::newest::corrupt;
 use super::shard::{Layout, Shard};
 use crate::model::{Cell, Disc, Hour, Position, QuadCell, Timestamp};
@@ -137,8 +138,8 @@ impl Index {
         Ok(())
     }
 
-    /// Makes cells known to all, those that this instance has not told yet; their shards, one for each call.
-    pub(super) async fn tell(&self, attempt: &str, cells: &BTreeSet<(Hour, Cell)>) -> Result<Vec<Shard>, StoreError> {
+    /// Makes cells known to all, those that this instance has not told yet.
+    pub(super) async fn tell(&self, attempt: &mut Attempt, cells: &BTreeSet<(Hour, Cell)>) -> Result<(), StoreError> {
         let untold: Vec<(Hour, Cell)> = {
             let told = self.atlas.told.lock();
             cells.iter().filter(|cell| !told.contains(cell)).copied().collect()
@@ -155,13 +156,15 @@ impl Index {
                     call = call.number(expiry);
                 }
                 let cells = slice.iter().map(|(_, cell)| Bytes::from(cell.to_string()));
-                telling.push(call.arg(self.keys.calls_field()).arg(attempt.to_owned()).args(cells));
+                telling.push(self.counting(call, attempt, shard).args(cells));
                 shards.push(shard);
             }
         }
-        self.link.run(telling).await?;
+        for (shard, reply) in shards.into_iter().zip(self.link.run(telling).await?) {
+            attempt.called(shard, reply)?;
+        }
         self.atlas.told.lock().extend(untold);
-        Ok(shards)
+        Ok(())
     }
 }
 

@@ -76,7 +76,7 @@ impl Keys {
         self.key(shard, "last")
     }
 
-    /// Hash: how far each instance's journal has been put in, decimal offsets; and counts of calls under way.
+    /// Hash: of each instance, how far its journal has been put in, and its last attempts.
     pub(super) fn marks(&self, shard: Shard) -> Bytes {
         self.key(shard, "marks")
     }
@@ -84,11 +84,6 @@ impl Keys {
     /// The field of this instance in `marks`.
     pub(super) fn instance(&self) -> Bytes {
         Bytes::copy_from_slice(self.instance.as_bytes())
-    }
-
-    /// The field in `marks` where this instance counts its calls: `ATTEMPT:COUNT`.
-    pub(super) fn calls_field(&self) -> Bytes {
-        format!("{}:calls", self.instance).into()
     }
 
     /// How hours are divided.

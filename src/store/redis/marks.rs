@@ -1,15 +1,16 @@
-//! What Redis should hold of this journal: of each shard, the offset that its mark there said last.
+//! What Redis should hold of this journal: of each shard, what its mark there said last.
 //!
-//! A mark moves in three steps. Every call that writes into a shard counts itself, in the shard, under the attempt it
-//! belongs to. When all of them were answered, `mark.lua` moves the mark, but only if it finds the count complete and
-//! the old mark in its place: so whatever was lost before, behind or between them (a flush, an empty server, a
-//! failover to a replica that lags) is noticed when the next mark is written, and no later write can hide it.
-//! `audit.lua` compares in between, and for shards that are written to no more. What was lost is told to the caller
-//! as the offset from which the journal must come again.
+//! Every call that writes into a shard notes itself in this instance's mark there, with the attempt that it belongs to,
+//! and answers how many calls of that attempt the mark has seen. An attempt is complete when in each of its shards
+//! the last count is the number of calls. A call also says which complete attempt the mark must know, and answers if
+//! it does not: so whatever was lost before, behind or between the writes (a flush, an empty server, a failover to a
+//! replica that lags) is noticed at the latest by the next write, and no later write can hide it. `audit.lua`
+//! compares in between, and for shards that are written to no more. What was lost is told to the caller as the offset
+//! from which the journal must come again.
 //!
 //! Never here: the journal, what the shards hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use parking_lot::Mutex;
@@ -22,8 +23,6 @@ use super::shard::{Layout, Shard};
 use crate::model::{Offset, Timestamp};
 use crate::store::StoreError;
 
-/// The text of the script that moves a mark.
-pub(super) const MARK: &str = include_str!("mark.lua");
 /// The text of the script that looks whether a shard is whole.
 pub(super) const AUDIT: &str = include_str!("audit.lua");
 
@@ -38,10 +37,92 @@ const GLANCED: usize = 8;
 /// What is to go within this time is not missed any more: another instance's clock may be ahead.
 const ABOUT_TO_GO_MS: i64 = 600_000;
 
-/// The offsets that the marks of this instance should have.
+/// How often a mark is read that moved on while it was read; the next audit goes on.
+const LOOKS: usize = 3;
+
+/// One try to put a batch in.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    /// Tells its calls from those of any other.
+    name: String,
+    /// Of each shard, how many calls were made, and how many of them its mark has seen.
+    calls: BTreeMap<Shard, (u64, u64)>,
+    /// Shards whose marks were not as they should be.
+    lost: BTreeSet<Shard>,
+}
+
+impl Attempt {
+    pub(super) fn new() -> Self {
+        let name = format!("{:08x}", rand::random::<u32>());
+        Self { name, calls: BTreeMap::new(), lost: BTreeSet::new() }
+    }
+
+    /// Takes what a call into `shard` answered for the count, and gives the rest.
+    pub(super) fn called(&mut self, shard: Shard, reply: Reply) -> Result<Vec<Reply>, StoreError> {
+        let mut rest = reply.list()?.into_iter();
+        let (calls, seen) = self.calls.entry(shard).or_default();
+        *calls += 1;
+        match rest.next() {
+            Some(Reply::Nil) => drop(self.lost.insert(shard)),
+            Some(count) => *seen = (*seen).max(count.count()?),
+            None => return Err(corrupt("a script has counted nothing")),
+        }
+        Ok(rest.collect())
+    }
+
+    /// The shards where something is missing that was there, or was just written.
+    fn incomplete(&self) -> impl Iterator<Item = Shard> {
+        let short = self.calls.iter().filter(|(_, (calls, seen))| calls != seen).map(|(shard, _)| *shard);
+        short.chain(self.lost.iter().copied())
+    }
+}
+
+/// What the mark of this instance in a shard should say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mark {
+    /// Everything before this was put in.
+    reached: Offset,
+    /// The last complete attempt, `ATTEMPT:CALLS`; empty if that is not known.
+    complete: String,
+    /// Something from before `reached` was put in as well: an older mark does not tell from where on that is missing.
+    is_mixed: bool,
+}
+
+/// What it says: `REACHED;COMPLETE;ATTEMPT:CALLS`, as `count.lua` writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Held {
+    reached: Offset,
+    complete: String,
+    last: String,
+}
+
+impl Held {
+    /// `None` if there is none, or it cannot be read.
+    fn read(reply: Reply) -> Result<Option<Self>, StoreError> {
+        let Some(bytes) = reply.bytes()? else { return Ok(None) };
+        let parse = |text: &str| {
+            let mut parts = text.split(';');
+            let reached = Offset::new(parts.next()?.parse().ok()?);
+            Some(Self { reached, complete: parts.next()?.to_owned(), last: parts.next()?.to_owned() })
+        };
+        Ok(std::str::from_utf8(&bytes).ok().and_then(parse))
+    }
+}
+
+impl Mark {
+    /// Whether `held` is this mark, or one that followed it at once.
+    fn is_in(&self, held: &Held) -> bool {
+        if self.complete.is_empty() {
+            return held.reached >= self.reached;
+        }
+        held.complete == self.complete || held.last == self.complete
+    }
+}
+
+/// The marks that this instance should have.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
-    expected: Mutex<BTreeMap<Shard, Offset>>,
+    expected: Mutex<BTreeMap<Shard, Mark>>,
     /// From where on the journal must come again, until the caller has been told.
     again: Mutex<Option<Offset>>,
     /// Where the turn of the older shards stands.
@@ -52,8 +133,10 @@ impl Marks {
     /// Reads what [`Marks::line`] wrote; false if it is of another layout, or no such thing.
     pub(super) fn read(&self, layout: Layout, line: &str) -> bool {
         let entry = |entry: &str| {
-            let (shard, offset) = entry.split_once('=')?;
-            Some((Shard::parse(shard)?, Offset::new(offset.parse().ok()?)))
+            let (shard, mark) = entry.split_once('=')?;
+            let (reached, complete) = mark.split_once('/')?;
+            let reached = Offset::new(reached.parse().ok()?);
+            Some((Shard::parse(shard)?, Mark { reached, complete: complete.to_owned(), is_mixed: false }))
         };
         let entries = match line.split_once(';') {
             Some((of, entries)) if of == layout.to_string() => entries.split(',').map(entry).collect(),
@@ -70,9 +153,9 @@ impl Marks {
     pub(super) fn line(&self, layout: Layout) -> String {
         use fmt::Write as _;
         let mut line = String::new();
-        for (shard, offset) in &*self.expected.lock() {
+        for (shard, Mark { reached, complete, .. }) in &*self.expected.lock() {
             let before = if line.is_empty() { format!("{layout};") } else { ",".to_owned() };
-            write!(line, "{before}{shard}={offset}").expect("a string takes all");
+            write!(line, "{before}{shard}={reached}/{complete}").expect("a string takes all");
         }
         line
     }
@@ -82,14 +165,15 @@ impl Marks {
         self.expected.lock().retain(|shard, _| shard.hour().end() >= cutoff);
     }
 
-    fn of(&self, shard: Shard) -> Option<Offset> {
-        self.expected.lock().get(&shard).copied()
+    fn of(&self, shard: Shard) -> Option<Mark> {
+        self.expected.lock().get(&shard).cloned()
     }
 
-    fn moved(&self, shard: Shard, to: Offset) {
+    fn moved(&self, shard: Shard, to: Offset, complete: String) {
         let mut expected = self.expected.lock();
-        let mark = expected.entry(shard).or_insert(to);
-        *mark = to.max(*mark);
+        let before = expected.get(&shard).map_or((Offset::START, false), |mark| (mark.reached, mark.is_mixed));
+        let mark = Mark { reached: to.max(before.0), complete, is_mixed: before.1 || to < before.0 };
+        expected.insert(shard, mark);
     }
 
     /// From where on what was put in is gone, as far as nobody was told.
@@ -98,22 +182,30 @@ impl Marks {
     }
 
     /// Takes what Redis holds for what it should hold, and notes what is missing.
-    fn lost(&self, shard: Shard, held: Option<Offset>) {
-        let from = held.unwrap_or(Offset::START);
+    fn lost(&self, shard: Shard, held: Option<Held>) {
+        let mut expected = self.expected.lock();
+        let Some(mark) = expected.remove(&shard) else { return };
+        let from = held.map(|held| held.reached).filter(|reached| *reached < mark.reached && !mark.is_mixed);
+        if let Some(reached) = from {
+            expected.insert(shard, Mark { reached, complete: String::new(), is_mixed: false });
+        }
+        let from = from.unwrap_or(Offset::START);
         let mut again = self.again.lock();
         *again = Some(again.map_or(from, |again| again.min(from)));
-        let mut expected = self.expected.lock();
-        match held {
-            Some(held) => expected.insert(shard, held),
-            None => expected.remove(&shard),
-        };
+    }
+
+    /// Takes a mark that is ahead of what was noted for what it should be.
+    fn ahead(&self, shard: Shard) {
+        if let Some(mark) = self.expected.lock().get_mut(&shard) {
+            mark.complete.clear();
+        }
     }
 
     /// The shards to look at now: the newest, and some of the others in turn.
-    fn in_turn(&self) -> Vec<(Shard, Offset)> {
+    fn in_turn(&self) -> Vec<(Shard, Mark)> {
         let expected = self.expected.lock();
-        let all = || expected.iter().rev().map(|(shard, offset)| (*shard, *offset));
-        let mut chosen: Vec<(Shard, Offset)> = all().take(NEWEST_PER_AUDIT).collect();
+        let all = || expected.iter().rev().map(|(shard, mark)| (*shard, mark.clone()));
+        let mut chosen: Vec<(Shard, Mark)> = all().take(NEWEST_PER_AUDIT).collect();
         let mut turn = self.turn.lock();
         let rest = all().skip(NEWEST_PER_AUDIT).filter(|(shard, _)| turn.is_none_or(|last| *shard < last));
         chosen.extend(rest.take(SHARDS_PER_AUDIT - NEWEST_PER_AUDIT));
@@ -122,45 +214,33 @@ impl Marks {
         chosen
     }
 
-    fn newest(&self) -> Vec<(Shard, Offset)> {
-        self.expected.lock().iter().rev().take(GLANCED).map(|(shard, offset)| (*shard, *offset)).collect()
+    fn newest(&self) -> Vec<(Shard, Mark)> {
+        self.expected.lock().iter().rev().take(GLANCED).map(|(shard, mark)| (*shard, mark.clone())).collect()
     }
 
-    fn all(&self) -> Vec<(Shard, Offset)> {
-        self.expected.lock().iter().map(|(shard, offset)| (*shard, *offset)).collect()
+    fn all(&self) -> Vec<(Shard, Mark)> {
+        self.expected.lock().iter().map(|(shard, mark)| (*shard, mark.clone())).collect()
     }
 }
 
 impl Index {
-    /// Moves the marks of the shards that an attempt wrote to, with how many calls each. An error if anything that
-    /// was there, or was just written, is gone.
-    pub(super) async fn mark(
-        &self,
-        attempt: &str,
-        calls: &BTreeMap<Shard, usize>,
-        end: Offset,
-    ) -> Result<(), StoreError> {
-        let shards: Vec<(Shard, usize)> = calls.iter().map(|(shard, calls)| (*shard, *calls)).collect();
-        let mut lost = Vec::new();
-        for slice in shards.chunks(CALLS_PER_PIPELINE) {
-            let marks = slice.iter().map(|(shard, calls)| {
-                let expected = self.marks.of(*shard).map_or_else(String::new, |offset| offset.to_string());
-                Command::script(&self.mark, vec![self.keys.marks(*shard)])
-                    .arg(self.keys.instance())
-                    .arg(self.keys.calls_field())
-                    .arg(expected)
-                    .number(end)
-                    .arg(format!("{attempt}:{calls}"))
-            });
-            let replies = self.link.run(marks.collect()).await?;
-            for ((shard, _), reply) in slice.iter().zip(replies) {
-                match reply.count()? {
-                    0 => lost.push(*shard),
-                    _ => self.marks.moved(*shard, end),
-                }
+    /// Adds to a call what `count.lua` is to know.
+    pub(super) fn counting(&self, call: Command, attempt: &Attempt, shard: Shard) -> Command {
+        let (reached, known) = match self.marks.of(shard) {
+            Some(Mark { reached, complete, .. }) => (reached, complete),
+            None => (Offset::START, String::new()),
+        };
+        call.arg(self.keys.instance()).arg(attempt.name.clone()).arg(known).number(reached)
+    }
+
+    /// An attempt of which every call was answered. An error if anything that was there, or was just written, is gone.
+    pub(super) async fn complete(&self, attempt: Attempt, end: Offset) -> Result<(), StoreError> {
+        let Some(newest) = attempt.incomplete().map(|shard| shard.hour().end()).max() else {
+            for (shard, (calls, _)) in attempt.calls {
+                self.marks.moved(shard, end, format!("{}:{calls}", attempt.name));
             }
-        }
-        let Some(newest) = lost.into_iter().map(|shard| shard.hour().end()).max() else { return Ok(()) };
+            return Ok(());
+        };
         self.atlas.forget();
         let gone_by = self.gone_by().await?;
         self.marks.forget_before(gone_by);
@@ -178,7 +258,7 @@ impl Index {
         if !self.marks.read(self.keys.layout(), line) {
             return Ok(Some(Offset::START));
         }
-        self.compare(self.marks.all()).await?;
+        self.compare(self.marks.all(), true).await?;
         Ok(self.marks.again.lock().take())
     }
 
@@ -189,8 +269,7 @@ impl Index {
         let mark = |shard| Command::on("HGET", self.keys.marks(shard)).arg(self.keys.instance());
         let replies = self.link.run(expected.iter().map(|(shard, _)| mark(*shard)).collect()).await?;
         for ((_, expected), reply) in expected.into_iter().zip(replies) {
-            let held = reply.decimal()?.and_then(|held| u64::try_from(held).ok()).map(Offset::new);
-            if held < Some(expected) {
+            if !Held::read(reply)?.is_some_and(|held| expected.is_in(&held)) {
                 return Ok(false);
             }
         }
@@ -199,33 +278,48 @@ impl Index {
 
     /// The same of what was written since, a part each time; of everything as soon as anything is found missing.
     pub(super) async fn audit(&self) -> Result<Option<Offset>, StoreError> {
-        self.compare(self.marks.in_turn()).await?;
+        self.compare(self.marks.in_turn(), false).await?;
         if self.marks.untold().is_some() {
-            self.compare(self.marks.all()).await?;
+            self.compare(self.marks.all(), false).await?;
         }
         Ok(self.marks.again.lock().take())
     }
 
-    /// Notes what is lost. It is told when all was compared; a call that is broken off leaves it for the next.
-    async fn compare(&self, expected: Vec<(Shard, Offset)>) -> Result<(), StoreError> {
+    /// Notes what is lost. It is told when all was compared; a call that is broken off leaves it for the next. What
+    /// was noted some time ago may have been moved on from.
+    async fn compare(&self, expected: Vec<(Shard, Mark)>, is_of_old: bool) -> Result<(), StoreError> {
         if expected.is_empty() {
             return Ok(());
         }
         let gone_by = self.gone_by().await?;
         self.marks.forget_before(gone_by);
-        let kept: Vec<(Shard, Offset)> =
+        let mut open: Vec<(Shard, Mark)> =
             expected.into_iter().filter(|(shard, _)| shard.hour().end() >= gone_by).collect();
-        for slice in kept.chunks(CALLS_PER_PIPELINE) {
-            let calls = slice.iter().map(|(shard, _)| self.look(*shard)).collect();
-            let replies = self.link.run(calls).await?;
-            for ((shard, expected), reply) in slice.iter().zip(replies) {
-                let held = reply.decimal()?.and_then(|held| u64::try_from(held).ok()).map(Offset::new);
-                // Whoever forgot it in the meantime has dropped it first.
-                if held < Some(*expected) && self.marks.of(*shard).is_some() {
-                    self.marks.lost(*shard, held);
-                    self.atlas.forget();
+        for _ in 0..LOOKS {
+            let mut moving = Vec::new();
+            for slice in open.chunks(CALLS_PER_PIPELINE) {
+                let calls = slice.iter().map(|(shard, _)| self.look(*shard)).collect();
+                let replies = self.link.run(calls).await?;
+                for ((shard, mark), reply) in slice.iter().zip(replies) {
+                    let held = Held::read(reply)?;
+                    if held.as_ref().is_some_and(|held| mark.is_in(held)) {
+                        continue;
+                    }
+                    match self.marks.of(*shard) {
+                        // Whoever forgot it in the meantime has dropped it first.
+                        None => {}
+                        Some(now) if now != *mark => moving.push((*shard, now)),
+                        Some(_) if is_of_old && held.as_ref().is_some_and(|held| held.reached >= mark.reached) => {
+                            self.marks.ahead(*shard);
+                        }
+                        Some(_) => {
+                            self.marks.lost(*shard, held);
+                            self.atlas.forget();
+                        }
+                    }
                 }
             }
+            open = moving;
         }
         Ok(())
     }
@@ -271,7 +365,7 @@ mod tests {
         assert_eq!(marks.line(WHOLE), "");
         assert!(marks.read(WHOLE, ""));
         for (hour, offset) in [(495_000, 7), (495_001, u64::MAX), (495_000, 5)] {
-            marks.moved(Shard::whole(Hour::from_number(hour)), Offset::new(offset));
+            marks.moved(Shard::whole(Hour::from_number(hour)), Offset::new(offset), "0000abcd:3".into());
         }
         let line = marks.line(WHOLE);
         let again = Marks::default();
@@ -279,7 +373,13 @@ mod tests {
         assert_eq!((again.line(WHOLE), again.all().len()), (line.clone(), 2));
         let sharded = Layout::Sharded(Resolution::new(7).expect("there is one"));
         assert!(!again.read(sharded, &line));
-        for wrong in [line.replace("none", "7"), line.replace('=', ":"), "none".into(), "none;x=1".into()] {
+        for wrong in [
+            line.replace("none", "7"),
+            line.replace('=', ":"),
+            line.replace('/', ""),
+            "none".into(),
+            "none;x=1/".into(),
+        ] {
             assert!(!again.read(WHOLE, &wrong), "{wrong}");
             assert_eq!(again.all(), []);
         }
@@ -289,7 +389,7 @@ mod tests {
     fn every_shard_has_its_turn() {
         let marks = Marks::default();
         for hour in 0..1_000 {
-            marks.moved(Shard::whole(Hour::from_number(hour)), Offset::new(1));
+            marks.moved(Shard::whole(Hour::from_number(hour)), Offset::new(1), "0000abcd:1".into());
         }
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..5 {

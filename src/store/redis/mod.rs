@@ -8,7 +8,7 @@
 //!   `shard` is how an hour is divided, `atlas` which cells it has.
 //! - `apply` with `write.lua` writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua`,
 //!   `listing`, `track` read; `forget` and `erase` remove.
-//! - `marks` with `mark.lua` and `audit.lua` knows what should be there, and notices when it is not.
+//! - `marks` with `count.lua` and `audit.lua` knows what should be there, and notices when it is not.
 //!
 //! Never here: KEYS, SCAN, SMEMBERS, GEORADIUS, GEOSEARCH, DEL, FLUSH, or anything about the journal.
 
@@ -94,7 +94,6 @@ struct Index {
     left: Script,
     cells: Script,
     crowd: Script,
-    mark: Script,
     audit: Script,
     marks: Marks,
     erase: Script,
@@ -133,7 +132,6 @@ impl RedisStore {
             left: Script::new(place::LEFT),
             cells: Script::new(atlas::CELLS),
             crowd: Script::new(nearby::CROWD),
-            mark: Script::new(marks::MARK),
             audit: Script::new(marks::AUDIT),
             marks: Marks::default(),
             erase: Script::new(erase::ERASE),

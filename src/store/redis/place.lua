@@ -1,10 +1,14 @@
 -- Tells a cell who is in it and who has left it. Of what is known of a driver here, the newest fix holds: a late one
--- neither brings back who has left, nor takes away who has come back.
+-- neither brings back who has left, nor takes away who has come back. Returns a list of what `count_call` does.
 --
--- KEYS: positions, drivers, seen, marks. ARGV: when each of them expires (s), the field of the count in `marks`, this
---       attempt, then for each driver: id, geohash score (empty: it is elsewhere), packed fix.
+-- KEYS: positions, drivers, seen, marks. ARGV: when each of them expires (s), the instance, this attempt, the attempt
+--       known to be complete, what was reached then; then for each driver: id, geohash score (empty: it is elsewhere),
+--       packed fix.
+--
+-- Each write that may create a key is followed by its EXPIREAT at once: one that added nothing, or only some of its
+-- members, found the key there.
 
-local FIRST, FIELDS = 7, 3
+local FIRST, FIELDS = 9, 3
 
 local ids = {}
 for at = FIRST, #ARGV, FIELDS do
@@ -16,7 +20,7 @@ local positions, here, gone, seen = {}, {}, {}, {}
 for n, id in ipairs(ids) do
   local at = FIRST + (n - 1) * FIELDS
   local score, fix = ARGV[at + 1], ARGV[at + 2]
-  if not stored[n] or not is_greater(stored[n], fix) then
+  if not stored[n] or not is_newer(stored[n], fix) then
     seen[#seen + 1] = id
     seen[#seen + 1] = fix
     if score == '' then
@@ -30,17 +34,14 @@ for n, id in ipairs(ids) do
 end
 
 if #here > 0 then
-  redis.call('ZADD', KEYS[1], unpack(positions))
-  redis.call('EXPIREAT', KEYS[1], ARGV[1])
-  redis.call('SADD', KEYS[2], unpack(here))
-  redis.call('EXPIREAT', KEYS[2], ARGV[2])
+  expire_new(KEYS[1], redis.call('ZADD', KEYS[1], unpack(positions)), #here, ARGV[1])
+  expire_new(KEYS[2], redis.call('SADD', KEYS[2], unpack(here)), #here, ARGV[2])
 end
 if #gone > 0 then
   redis.call('ZREM', KEYS[1], unpack(gone))
   redis.call('SREM', KEYS[2], unpack(gone))
 end
 if #seen > 0 then
-  redis.call('HSET', KEYS[3], unpack(seen))
-  redis.call('EXPIREAT', KEYS[3], ARGV[3])
+  expire_new(KEYS[3], redis.call('HSET', KEYS[3], unpack(seen)), #seen / 2, ARGV[3])
 end
-count_call(KEYS[4], ARGV[4], ARGV[5], ARGV[6])
+return { count_call(KEYS[4], unpack(ARGV, 4, 8)) }

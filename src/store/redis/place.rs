@@ -12,8 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::apply::{Attempt, Slice, score};
+use super::apply::{Slice, score};
 use super::link::{Command, Reply};
+use super::marks::Attempt;
 use super::newest::{corrupt, id};
 use super::shard::Shard;
 use super::{Index, packed};
@@ -21,8 +22,12 @@ use crate::model::Cell;
 use crate::store::StoreError;
 
 /// The text of the script that tells a cell.
-pub(super) const PLACE: &str =
-    concat!(include_str!("bytes.lua"), include_str!("count.lua"), include_str!("place.lua"));
+pub(super) const PLACE: &str = concat!(
+    include_str!("bytes.lua"),
+    include_str!("newer.lua"),
+    include_str!("count.lua"),
+    include_str!("place.lua")
+);
 /// The text of the script that tells a bucket what was left.
 pub(super) const LEFT: &str = include_str!("left.lua");
 
@@ -43,7 +48,7 @@ impl Index {
         &self,
         attempt: &mut Attempt,
         slices: &[Slice<'_, '_>],
-        written: Vec<Reply>,
+        written: Vec<Vec<Reply>>,
     ) -> Result<(), StoreError> {
         let mut places: BTreeSet<_> = BTreeSet::new();
         let mut here: BTreeMap<Shard, Vec<Visit>> = BTreeMap::new();
@@ -51,7 +56,7 @@ impl Index {
         let mut left: BTreeMap<Shard, Vec<(Bytes, Bytes)>> = BTreeMap::new();
         for (slice, reply) in slices.iter().zip(written) {
             let hour = slice.bucket.hour();
-            for (folded, to_leave) in slice.drivers.iter().zip(reply.list()?) {
+            for (folded, to_leave) in slice.drivers.iter().zip(reply) {
                 // A driver with a newer fix is whoever's brought that.
                 let Some(to_leave) = to_leave.bytes()? else { continue };
                 let newest = folded.newest();
@@ -72,18 +77,18 @@ impl Index {
                 left.entry(slice.bucket).or_default().push((driver, fix));
             }
         }
-        for shard in self.tell(&attempt.name, &places).await? {
-            attempt.counts(shard);
-        }
+        self.tell(attempt, &places).await?;
         for visits in [here, gone] {
-            let mut calls = Vec::new();
+            let (mut shards, mut calls) = (Vec::new(), Vec::new());
             for (shard, visits) in visits {
                 for visits in visits.chunks(DRIVERS_PER_CALL) {
-                    attempt.counts(shard);
-                    calls.push(self.visits(&attempt.name, shard, visits));
+                    shards.push(shard);
+                    calls.push(self.visits(attempt, shard, visits));
                 }
             }
-            self.in_pipelines(calls).await?;
+            for (shard, reply) in shards.into_iter().zip(self.in_pipelines(calls).await?) {
+                attempt.called(shard, reply)?;
+            }
         }
         let calls = left.into_iter().flat_map(|(shard, drivers)| {
             let calls = drivers.chunks(DRIVERS_PER_CALL).map(|drivers| {
@@ -96,7 +101,7 @@ impl Index {
         Ok(())
     }
 
-    fn visits(&self, attempt: &str, shard: Shard, visits: &[Visit]) -> Command {
+    fn visits(&self, attempt: &Attempt, shard: Shard, visits: &[Visit]) -> Command {
         let keys =
             [self.keys.positions(shard), self.keys.drivers(shard), self.keys.seen(shard), self.keys.marks(shard)];
         let expiries = keys.each_ref().map(|key| self.keys.expires_at_s(shard, key));
@@ -104,7 +109,7 @@ impl Index {
         for expiry in expiries {
             call = call.number(expiry);
         }
-        call = call.arg(self.keys.calls_field()).arg(attempt.to_owned());
+        call = self.counting(call, attempt, shard);
         for Visit { driver, score, fix } in visits {
             let score = score.map_or_else(String::new, |score| score.to_string());
             call = call.arg(driver.clone()).arg(score).arg(fix.clone());

@@ -2,28 +2,26 @@
 --
 -- KEYS: roster, fixes, last, marks; then of an hour that is one shard: positions, drivers; of a bucket: at; then a
 --       track for each driver.
--- ARGV: the number of keys before the tracks, when each of them expires (s), the field of the count in `marks`, this
---       attempt, the newest ts (ms), whether the points may have come before ('1'); then for each driver: id, geohash
---       score (of a bucket: cell), packed fix, track chunk (may be empty), when its track expires (s).
+-- ARGV: the number of keys before the tracks, when each of them expires (s), the instance, this attempt, the attempt
+--       known to be complete, what was reached then, the newest ts (ms), whether the points may have come before
+--       ('1'); then for each driver: id, geohash score (of a bucket: cell), packed fix, track chunk (may be empty), when
+--       its track expires (s).
 --
--- Of a bucket it returns for each driver nothing if a newer fix was there, else the cells that the driver has to leave,
--- joined by commas. They stay in `at` until `left.lua` has been told that they were left.
+-- Returns what `count_call` does; then of a bucket for each driver nothing if a newer fix was there, else the cells that
+-- the driver has to leave, joined by commas. They stay in `at` until `left.lua` has been told that they were left.
 --
 -- Reading comes first, so that a key of a wrong type stops the script before it has written. Each write that may
--- create a key is followed by its EXPIREAT at once, so that an error further down leaves no key without one. `fixes`
--- decides who is new and who is newest, so it is written after what it guards; an equal fix is written again, which
--- repairs. Last of all the call counts itself.
+-- create a key is followed by its EXPIREAT at once, so that an error further down leaves no key without one: a write
+-- that added nothing, or only some of its members, found the key there. `fixes` decides who is new and who is newest,
+-- so it is written after what it guards; an equal fix is written again, which repairs. Last of all the call counts
+-- itself.
 
 local SHARED = tonumber(ARGV[1])
-local FIRST, FIELDS = SHARED + 6, 5
+local FIRST, FIELDS = SHARED + 8, 5
 local ROSTER, FIXES, LAST, MARKS, POSITIONS, DRIVERS, AT = 1, 2, 3, 4, 5, 6, 5
 local is_whole = SHARED == DRIVERS
-local field, attempt, newest, is_repeated = unpack(ARGV, SHARED + 2, SHARED + 5)
+local instance, attempt, known, reached, newest, is_repeated = unpack(ARGV, SHARED + 2, SHARED + 7)
 is_repeated = is_repeated == '1'
-
-local function expire(key)
-  redis.call('EXPIREAT', KEYS[key], ARGV[key + 1])
-end
 
 local ids = {}
 for at = FIRST, #ARGV, FIELDS do
@@ -42,52 +40,50 @@ local function moved(visits, cell)
   return table.concat(cells, ',')
 end
 
-local newcomers, roster, positions, fixes, visits, replies = {}, {}, {}, {}, {}, {}
+local newcomers, roster, positions, fixes, visits, replies = {}, {}, {}, {}, {}, { false }
 for n, id in ipairs(ids) do
   local at = FIRST + (n - 1) * FIELDS
-  local track, fix, chunk = KEYS[SHARED + n], ARGV[at + 2], ARGV[at + 3]
+  local track, fix, chunk, held = KEYS[SHARED + n], ARGV[at + 2], ARGV[at + 3], stored[n]
   if #chunk > 0 and redis.call('APPEND', track, chunk) == #chunk then
     redis.call('EXPIREAT', track, ARGV[at + 4])
   end
-  if is_repeated or not stored[n] then
+  if is_repeated or not held then
     newcomers[#newcomers + 1] = id
     roster[#roster + 1], roster[#roster + 2] = 0, id
   end
-  replies[n] = false
-  if not stored[n] or not is_greater(stored[n], fix) then
+  local reply = false
+  if not held or not is_newer(held, fix) then
     local free = #fixes
     fixes[free + 1], fixes[free + 2] = id, fix
-    positions[free + 1], positions[free + 2] = ARGV[at + 1], id
-    if not is_whole then
+    if is_whole then
+      positions[free + 1], positions[free + 2] = ARGV[at + 1], id
+    elseif visited[n] == ARGV[at + 1] then
+      reply = ''
+    else
       local now = moved(visited[n], ARGV[at + 1])
-      visits[free + 1], visits[free + 2] = id, now
-      replies[n] = string.match(now, '^[^,]*,?(.*)$')
+      visits[#visits + 1] = id
+      visits[#visits + 1] = now
+      reply = string.match(now, '^[^,]*,?(.*)$')
     end
   end
+  replies[n + 1] = reply
+end
+
+local function expire_if_new(key, added, written)
+  expire_new(KEYS[key], added, written, ARGV[key + 1])
 end
 
 if #newcomers > 0 then
-  if is_whole then
-    redis.call('SADD', KEYS[DRIVERS], unpack(newcomers))
-    expire(DRIVERS)
-  end
-  redis.call('ZADD', KEYS[ROSTER], unpack(roster))
-  expire(ROSTER)
+  if is_whole then expire_if_new(DRIVERS, redis.call('SADD', KEYS[DRIVERS], unpack(newcomers)), #newcomers) end
+  expire_if_new(ROSTER, redis.call('ZADD', KEYS[ROSTER], unpack(roster)), #newcomers)
 end
-if #fixes > 0 then
-  if is_whole then
-    redis.call('ZADD', KEYS[POSITIONS], unpack(positions))
-    expire(POSITIONS)
-  else
-    redis.call('HSET', KEYS[AT], unpack(visits))
-    expire(AT)
-  end
-  redis.call('HSET', KEYS[FIXES], unpack(fixes))
-  expire(FIXES)
+if #positions > 0 then
+  expire_if_new(POSITIONS, redis.call('ZADD', KEYS[POSITIONS], unpack(positions)), #positions / 2)
 end
+if #visits > 0 then expire_if_new(AT, redis.call('HSET', KEYS[AT], unpack(visits)), #visits / 2) end
+if #fixes > 0 then expire_if_new(FIXES, redis.call('HSET', KEYS[FIXES], unpack(fixes)), #fixes / 2) end
 if not last or last < tonumber(newest) then
-  redis.call('SET', KEYS[LAST], newest)
-  expire(LAST)
+  redis.call('SET', KEYS[LAST], newest, 'EXAT', ARGV[LAST + 1])
 end
-count_call(KEYS[MARKS], ARGV[MARKS + 1], field, attempt)
-return is_whole and #fixes / 2 or replies
+replies[1] = count_call(KEYS[MARKS], ARGV[MARKS + 1], instance, attempt, known, reached)
+return is_whole and { replies[1] } or replies
