@@ -80,7 +80,8 @@ async fn night(drill: Drill, gone: Option<Duration>) -> Times {
     let drivers = drill.history.clamp(1, 2_000);
     for first in (0..drill.history).step_by(drivers) {
         let ts = now - hours_ms + (first as i64 * hours_ms / drill.history as i64);
-        let batch: Vec<_> = (0..drivers).map(|driver| at(&format!("cab-{driver}"), ts)).collect();
+        // In the order of ids behind those whom the watch looks for on the first page of a list.
+        let batch: Vec<_> = (0..drivers).map(|driver| at(&format!("van-{driver}"), ts)).collect();
         service.report(&batch).await;
     }
     let mut fleet = geotrail();
