@@ -5,8 +5,8 @@
 //! farther than the worst that is wanted. So the work follows the answer's size, not the circle's: ten drivers out of
 //! a million cost a handful of counts and one or two small reads.
 //!
-//! The walk does no I/O: it says which cells to count and to read ([`Step`]), and is told what was found. A store in
-//! memory answers at once; Redis answers a step in one pipeline.
+//! The walk does no I/O: it says which cells to count and to read ([`Step`]), and is told what was counted. Whoever reads
+//! keeps what was found, and says how far away something may be and still matter.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -27,18 +27,18 @@ pub struct Probe {
 pub struct Step {
     /// Ask how many each holds, and tell [`NearestWalk::counted`].
     pub count: Vec<Probe>,
-    /// Read what each holds, and tell [`NearestWalk::offer`].
+    /// Read what each holds.
     pub read: Vec<Probe>,
 }
 
-/// A search for the `limit` items nearest to a place, within a radius. `T` tells items at the same distance apart.
+/// A search for what is nearest to a place, within a radius.
 #[derive(Debug)]
-pub struct NearestWalk<T> {
+pub struct NearestWalk {
     centre: Position,
+    radius_m: f64,
     leaf: u64,
     width: usize,
     frontier: BinaryHeap<Reverse<Waiting>>,
-    nearest: Nearest<T>,
 }
 
 /// Keeps the `limit` nearest to a place of what it is offered, within a radius. `T` tells items at the same distance
@@ -65,20 +65,19 @@ struct Found<T> {
     item: T,
 }
 
-impl<T: Ord> NearestWalk<T> {
+impl NearestWalk {
     /// A search over `sources` sources. A cell of at most `leaf` items is read rather than quartered; at most
     /// `width` cells are asked at once.
-    pub fn new(centre: Position, radius_m: f64, limit: usize, sources: usize, leaf: u64, width: usize) -> Self {
+    pub fn new(centre: Position, radius_m: f64, sources: usize, leaf: u64, width: usize) -> Self {
         let cells = QuadCell::covering(centre, radius_m).into_iter();
         let probes = cells.flat_map(|cell| (0..sources).map(move |source| Probe { source, cell }));
-        Self::from_probes(centre, radius_m, limit, probes, leaf, width)
+        Self::from_probes(centre, radius_m, probes, leaf, width)
     }
 
     /// The same where each source is searched only in some cells, which together hold all of it that is in the circle.
     pub fn from_probes(
         centre: Position,
         radius_m: f64,
-        limit: usize,
         probes: impl IntoIterator<Item = Probe>,
         leaf: u64,
         width: usize,
@@ -86,28 +85,26 @@ impl<T: Ord> NearestWalk<T> {
         let waiting =
             |probe: Probe| Reverse(Waiting { min_distance_m: probe.cell.min_distance_m(centre), probe, count: None });
         let frontier = probes.into_iter().map(waiting).collect();
-        Self { centre, leaf, width, frontier, nearest: Nearest::new(centre, radius_m, limit) }
+        Self { centre, radius_m, leaf, width, frontier }
     }
 
-    /// What to ask next; `None` when the answer stands.
-    pub fn next_step(&mut self) -> Option<Step> {
+    /// What to ask next; `None` if nothing nearer than `bound_m` is left, which may change when the bound does. About
+    /// `wanted` items are to be read at once. `known` may say how many a cell holds, about, which spares counting it.
+    pub fn next_step(&mut self, bound_m: f64, wanted: u64, known: impl Fn(Probe) -> Option<u64>) -> Option<Step> {
         let mut step = Step::default();
         let mut reading = 0;
-        let wanted = self.nearest.wanted() as u64;
         while step.count.len() + step.read.len() < self.width && reading < wanted {
-            let bound_m = self.nearest.bound_m();
-            let Some(Reverse(next)) = self.frontier.pop() else { break };
-            if next.min_distance_m > bound_m {
-                self.frontier.clear();
+            if self.frontier.peek().is_none_or(|Reverse(next)| next.min_distance_m > bound_m) {
                 break;
             }
-            match next.count {
+            let Some(Reverse(next)) = self.frontier.pop() else { break };
+            match next.count.or_else(|| known(next.probe)) {
                 None => step.count.push(next.probe),
                 Some(count) if count <= self.leaf || next.probe.cell.level() >= QuadCell::MAX_LEVEL => {
                     reading += count;
                     step.read.push(next.probe);
                 }
-                Some(_) => self.quarter(next.probe, bound_m),
+                Some(_) => self.quarter(next.probe),
             }
         }
         (!step.count.is_empty() || !step.read.is_empty()).then_some(step)
@@ -121,20 +118,10 @@ impl<T: Ord> NearestWalk<T> {
         }
     }
 
-    /// `item` is at `position`. The caller offers an item once.
-    pub fn offer(&mut self, position: Position, item: T) {
-        self.nearest.offer(position, item);
-    }
-
-    /// The nearest first, at most `limit`, each with its distance in metres; and whether there were more.
-    pub fn finish(self) -> (Vec<(f64, T)>, bool) {
-        self.nearest.finish()
-    }
-
-    fn quarter(&mut self, probe: Probe, bound_m: f64) {
+    fn quarter(&mut self, probe: Probe) {
         for cell in probe.cell.children() {
             let min_distance_m = cell.min_distance_m(self.centre);
-            if min_distance_m <= bound_m {
+            if min_distance_m <= self.radius_m {
                 let probe = Probe { cell, ..probe };
                 self.frontier.push(Reverse(Waiting { min_distance_m, probe, count: None }));
             }
@@ -176,7 +163,7 @@ impl<T: Ord> Nearest<T> {
     }
 
     /// How many more it takes until only nearer ones count; 1 from then on.
-    fn wanted(&self) -> usize {
+    pub fn wanted(&self) -> usize {
         self.limit + 1 - self.found.len().min(self.limit)
     }
 }

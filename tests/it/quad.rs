@@ -1,6 +1,6 @@
 //! The geometry of the quadtree that the walk to the nearest stands on, and how little the walk reads.
 
-use geotrail::model::{NearestWalk, Position, QuadCell};
+use geotrail::model::{Nearest, NearestWalk, Position, QuadCell};
 use proptest::prelude::*;
 
 fn anywhere() -> impl Strategy<Value = Position> {
@@ -25,20 +25,21 @@ fn walk(
         };
         (0..crowd.len()).filter(move |index| inside(&crowd[*index]))
     };
-    let mut walk = NearestWalk::new(centre, radius_m, limit, 1, leaf, width);
+    let mut walk = NearestWalk::new(centre, radius_m, 1, leaf, width);
+    let mut nearest = Nearest::new(centre, radius_m, limit);
     let mut read = 0;
-    while let Some(step) = walk.next_step() {
+    while let Some(step) = walk.next_step(nearest.bound_m(), nearest.wanted() as u64, |_| None) {
         for probe in step.count {
             walk.counted(probe, within(probe.cell).count() as u64);
         }
         for probe in step.read {
             for index in within(probe.cell) {
                 read += 1;
-                walk.offer(crowd[index], index);
+                nearest.offer(crowd[index], index);
             }
         }
     }
-    (walk.finish().0.len(), read)
+    (nearest.finish().0.len(), read)
 }
 
 proptest! {

@@ -3,26 +3,31 @@
 //! The rosters are sorted by id, and ids neither move nor leave while an hour is kept. So the last id is all a reader
 //! must remember, and moving drivers, late points and a new hour cost it nothing; cursors of SSCAN would be bound to
 //! one server and repeat, ranks in `positions` shift with every move. Where several hours count, or an
-//! hour has several rosters, they are merged.
+//! hour has several rosters, they are merged, and of a driver who is on several the newest fix holds.
 //!
 //! Never here: who wants the listing, what a cursor looks like outside.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use futures_util::future;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::Index;
-use super::link::Command;
-use super::newest::{driver, id};
+use super::link::{Command, Reply};
+use super::newest::{driver, fix, id};
 use super::shard::Shard;
-use crate::model::{DriverId, Hour};
+use crate::model::{DriverId, Fix, Hour};
 use crate::store::{Located, Page, StoreError, Window};
+
+/// The text of the script that reads a page of a roster with the fixes.
+pub(super) const LIST: &str = include_str!("list.lua");
 
 /// Ids in one ZRANGE.
 const IDS_PER_COMMAND: usize = 250;
-/// Drivers counted at once. With the one that tells of more, four full ZRANGE.
-const COUNTED_AT_ONCE: usize = 4 * IDS_PER_COMMAND - 1;
+/// Drivers in one call of `list.lua`, which does more for each.
+const DRIVERS_PER_CALL: usize = 125;
+/// Drivers counted at once. With the one that tells of more, eight full calls.
+const COUNTED_AT_ONCE: usize = 8 * DRIVERS_PER_CALL - 1;
 /// Buckets counted side by side.
 const BUCKETS_AT_ONCE: usize = 8;
 /// Rosters asked in one pipeline.
@@ -39,7 +44,9 @@ impl Index {
         limit: usize,
     ) -> Result<Page<DriverId>, StoreError> {
         let rosters: Vec<Shard> = hours.iter().flat_map(|hour| self.buckets(*hour)).collect();
-        self.on_rosters(&rosters, self.keys.layout().buckets(), after, limit).await
+        let Page { items, next } =
+            self.on_rosters(&rosters, self.keys.layout().buckets(), after, limit, Rows::Ids).await?;
+        Ok(Page { items: items.into_iter().map(|(driver, _)| driver).collect(), next })
     }
 
     /// The drivers whose newest fix lies in the window, with that fix.
@@ -61,8 +68,9 @@ impl Index {
         after: Option<&DriverId>,
         limit: usize,
     ) -> Result<Page<Located>, StoreError> {
-        let page = self.drivers(hours, after, limit).await?;
-        self.locate(hours, page).await
+        let rosters: Vec<Shard> = hours.iter().flat_map(|hour| self.buckets(*hour)).collect();
+        let page = self.on_rosters(&rosters, self.keys.layout().buckets(), after, limit, Rows::Located).await?;
+        Ok(located(page))
     }
 
     /// How many drivers have their newest fix in the window. A driver is in one bucket, whatever the hour, so each
@@ -81,22 +89,14 @@ impl Index {
         let mut count = 0;
         let mut after = None;
         loop {
-            let page = self.on_rosters(&rosters, 1, after.as_ref(), COUNTED_AT_ONCE).await?;
-            let page = self.locate(hours, page).await?;
+            let page = self.on_rosters(&rosters, 1, after.as_ref(), COUNTED_AT_ONCE, Rows::Located).await?;
+            let page = located(page);
             count += page.items.iter().filter(|located| located.fix.ts >= window.since).count() as u64;
             after = page.next;
             if after.is_none() {
                 return Ok(count);
             }
         }
-    }
-
-    async fn locate(&self, hours: &[Hour], page: Page<DriverId>) -> Result<Page<Located>, StoreError> {
-        let Page { items: drivers, next } = page;
-        let newest = self.newest_of(hours, &drivers).await?;
-        let items = drivers.into_iter().zip(newest);
-        let items = items.filter_map(|(driver, fix)| fix.map(|fix| Located { driver, fix })).collect();
-        Ok(Page { items, next })
     }
 
     /// Who is on any of `rosters`, among which the drivers of an hour are spread over `spread`.
@@ -106,62 +106,110 @@ impl Index {
         spread: usize,
         after: Option<&DriverId>,
         limit: usize,
-    ) -> Result<Page<DriverId>, StoreError> {
-        let mut items: Vec<DriverId> = Vec::new();
+        rows: Rows,
+    ) -> Result<Page<Row>, StoreError> {
+        let mut items: Vec<Row> = Vec::new();
         let mut after = after.cloned();
         loop {
             // One more than wanted tells whether there are more.
             let wanted = limit + 1 - items.len();
             // Of many, each is asked for its share and some more, for chance spreads them unevenly.
             let share = if spread == 1 { wanted } else { wanted.div_ceil(spread) * 3 / 2 + UNEVEN };
-            let (ids, is_end) = self.merged(rosters, after.as_ref(), share.min(IDS_PER_COMMAND)).await?;
-            items.extend(ids);
+            let (more, is_end) = self.merged(rosters, after.as_ref(), share.min(rows.at_once()), rows).await?;
+            items.extend(more);
+            let last = |items: &[Row]| items.last().map(|(driver, _)| driver.clone());
             if items.len() > limit {
                 items.truncate(limit);
-                return Ok(Page { next: items.last().cloned(), items });
+                return Ok(Page { next: last(&items), items });
             }
             if is_end {
                 return Ok(Page { items, next: None });
             }
-            after = items.last().cloned().or(after);
+            after = last(&items).or(after);
         }
     }
 
-    /// The next ids of all rosters, as far as each has said what it has; and whether that was all.
+    /// The next rows of all rosters, as far as each has said what it has; and whether that was all.
     async fn merged(
         &self,
         rosters: &[Shard],
         after: Option<&DriverId>,
         slice: usize,
-    ) -> Result<(BTreeSet<DriverId>, bool), StoreError> {
-        let mut ids = BTreeSet::new();
+        rows: Rows,
+    ) -> Result<(BTreeMap<DriverId, Option<Fix>>, bool), StoreError> {
+        let mut merged: BTreeMap<DriverId, Option<Fix>> = BTreeMap::new();
         let mut horizon: Option<DriverId> = None;
         for rosters in rosters.chunks(ROSTERS_PER_PIPELINE) {
-            let commands = rosters.iter().map(|shard| self.roster(*shard, after, slice));
-            for reply in self.link.run(commands.collect()).await? {
-                let roster: Vec<DriverId> = reply.list()?.into_iter().map(driver).collect::<Result<_, _>>()?;
+            let commands = rosters.iter().map(|shard| self.roster(*shard, after, slice, rows));
+            for (shard, reply) in rosters.iter().zip(self.link.run(commands.collect()).await?) {
+                let roster = read(*shard, reply, rows)?;
                 if roster.len() >= slice {
-                    let last = roster.last().cloned();
+                    let last = roster.last().map(|(driver, _)| driver.clone());
                     horizon = horizon.into_iter().chain(last).min();
                 }
-                ids.extend(roster);
+                for (driver, fix) in roster {
+                    let newest = merged.entry(driver).or_default();
+                    *newest = newest.take().max(fix);
+                }
             }
         }
         let is_end = horizon.is_none();
         if let Some(horizon) = horizon {
-            ids.retain(|id| *id <= horizon);
+            merged.retain(|driver, _| *driver <= horizon);
         }
-        Ok((ids, is_end))
+        Ok((merged, is_end))
     }
 
-    fn roster(&self, shard: Shard, after: Option<&DriverId>, slice: usize) -> Command {
+    fn roster(&self, shard: Shard, after: Option<&DriverId>, slice: usize, rows: Rows) -> Command {
         let from = after.map_or_else(|| b"-".to_vec(), |after| [b"(", id(after).as_ref()].concat());
-        Command::on("ZRANGE", self.keys.roster(shard))
-            .arg(from)
-            .arg("+")
-            .arg("BYLEX")
-            .arg("LIMIT")
-            .number(0)
-            .number(slice)
+        match rows {
+            Rows::Ids => Command::on("ZRANGE", self.keys.roster(shard))
+                .arg(from)
+                .arg("+")
+                .arg("BYLEX")
+                .arg("LIMIT")
+                .number(0)
+                .number(slice),
+            Rows::Located => {
+                let keys = vec![self.keys.roster(shard), self.keys.fixes(shard)];
+                Command::script(&self.list, keys).arg(from).number(slice)
+            }
+        }
     }
+}
+
+/// A driver on a roster; and its fix, where that was asked for and is there.
+type Row = (DriverId, Option<Fix>);
+
+/// What is wanted of who is on a roster.
+#[derive(Clone, Copy, Debug)]
+enum Rows {
+    Ids,
+    Located,
+}
+
+impl Rows {
+    /// How many one call reads at most.
+    const fn at_once(self) -> usize {
+        match self {
+            Self::Ids => IDS_PER_COMMAND,
+            Self::Located => DRIVERS_PER_CALL,
+        }
+    }
+}
+
+fn read(shard: Shard, reply: Reply, rows: Rows) -> Result<Vec<Row>, StoreError> {
+    let mut parts = reply.list()?;
+    if let Rows::Ids = rows {
+        return parts.into_iter().map(|id| Ok((driver(id)?, None))).collect();
+    }
+    let fixes = parts.pop().unwrap_or(Reply::Nil).list()?;
+    let ids = parts.pop().unwrap_or(Reply::Nil).list()?;
+    ids.into_iter().zip(fixes).map(|(id, packed)| Ok((driver(id)?, fix(shard, packed)?))).collect()
+}
+
+fn located(page: Page<Row>) -> Page<Located> {
+    let Page { items, next } = page;
+    let items = items.into_iter().filter_map(|(driver, fix)| fix.map(|fix| Located { driver, fix })).collect();
+    Page { items, next }
 }

@@ -298,7 +298,7 @@ impl Index {
         for _ in 0..LOOKS {
             let mut moving = Vec::new();
             for slice in open.chunks(CALLS_PER_PIPELINE) {
-                let calls = slice.iter().map(|(shard, _)| self.look(*shard)).collect();
+                let calls = slice.iter().map(|(shard, _)| self.auditing(*shard)).collect();
                 let replies = self.link.run(calls).await?;
                 for ((shard, mark), reply) in slice.iter().zip(replies) {
                     let held = Held::read(reply)?;
@@ -329,7 +329,7 @@ impl Index {
         Ok(self.redis_now().await?.plus_ms(ABOUT_TO_GO_MS - self.keys.retention_ms()))
     }
 
-    fn look(&self, shard: Shard) -> Command {
+    fn auditing(&self, shard: Shard) -> Command {
         let parts = self.keys.counted(shard);
         let keys = std::iter::once(self.keys.marks(shard)).chain(parts.iter().map(|(key, _)| key.clone()));
         let ways = parts.iter().map(|(_, how)| match how {

@@ -6,7 +6,8 @@
 //!
 //! - `link` is the way to all servers, and alone knows the client library; `keys` alone knows names and expiries;
 //!   `shard` is how an hour is divided, `atlas` which cells it has.
-//! - `apply` with `write.lua` writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua`,
+//! - `apply` with `write.lua` writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `look.lua`, `crowd.lua`
+//!   and what `density` remembers,
 //!   `listing`, `track` read; `forget` and `erase` remove.
 //! - `marks` with `count.lua` and `audit.lua` knows what should be there, and notices when it is not.
 //!
@@ -19,6 +20,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use self::atlas::Atlas;
+use self::density::Density;
 use self::erase::ReadAll;
 use self::forget::Forgotten;
 use self::keys::Keys;
@@ -30,6 +32,7 @@ use crate::model::{DriverId, Fix, Hour, MAX_AHEAD_MS, Offset, Resolution, Timest
 
 mod apply;
 mod atlas;
+mod density;
 mod erase;
 mod forget;
 mod keys;
@@ -93,7 +96,10 @@ struct Index {
     place: Script,
     left: Script,
     cells: Script,
+    list: Script,
+    look: Script,
     crowd: Script,
+    density: Density,
     audit: Script,
     marks: Marks,
     erase: Script,
@@ -131,7 +137,10 @@ impl RedisStore {
             place: Script::new(place::PLACE),
             left: Script::new(place::LEFT),
             cells: Script::new(atlas::CELLS),
+            list: Script::new(listing::LIST),
+            look: Script::new(nearby::LOOK),
             crowd: Script::new(nearby::CROWD),
+            density: Density::default(),
             audit: Script::new(marks::AUDIT),
             marks: Marks::default(),
             erase: Script::new(erase::ERASE),

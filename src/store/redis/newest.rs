@@ -102,7 +102,8 @@ pub(super) fn driver(reply: Reply) -> Result<DriverId, StoreError> {
     id.and_then(|id| DriverId::new(id).ok()).ok_or_else(|| corrupt("a member is no driver id"))
 }
 
-fn fix(shard: Shard, reply: Reply) -> Result<Option<Fix>, StoreError> {
+/// A packed fix out of a reply.
+pub(super) fn fix(shard: Shard, reply: Reply) -> Result<Option<Fix>, StoreError> {
     let Some(bytes) = reply.bytes()? else { return Ok(None) };
     packed::unpack(shard.hour(), &bytes).map(Some).ok_or_else(|| corrupt("a packed fix cannot be read"))
 }

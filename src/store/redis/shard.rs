@@ -11,14 +11,14 @@ use std::fmt;
 use crate::model::{Cell, DriverId, Hour, Position, Resolution};
 
 /// A part of an hour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Shard {
     hour: Hour,
     part: Part,
 }
 
 /// Which part. The buckets stand last: they lie on every node, so an audit, which begins at the end, begins with them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Part {
     /// All of it; of a sharded hour, what is not in the other parts.
     Whole,

@@ -85,6 +85,11 @@ impl Process {
         ended
     }
 
+    /// While it has not been waited for.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("it is ours");
     }

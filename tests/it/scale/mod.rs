@@ -1,0 +1,393 @@
+//! What the store costs Redis, as the fleet grows: the figures of `docs/performance.md`. `make scale` runs it; a small
+//! fleet goes through it in every test run, so that it does not rot.
+//!
+//! Beside each figure stands what a bare client costs in the same run (`bare`), for machines differ from hour to hour:
+//! plain commands for the same, without newest-wins; GEOADD of one member for the slow log; GEOSEARCH; ZRANGE and GEOPOS.
+
+mod bare;
+mod fleet;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use geotrail::model::{Point, Resolution};
+use geotrail::store::redis::{Options, RedisStore};
+use geotrail::store::{NearbyQuery, Store, When, Window};
+use tempfile::TempDir;
+
+use self::bare::Bare;
+use self::fleet::{Fleet, hour_start};
+use crate::harness::eventually;
+use crate::harness::process::Process;
+use crate::harness::redis::RedisServer;
+use crate::redis_store::{batch, now, options, works_again};
+
+/// Points in one batch, as an applier reads them.
+const BATCH: usize = 4_000;
+/// Times the fleet reports, after the first.
+const ROUNDS: usize = 4;
+const RADII_M: [f64; 3] = [1_000.0, 3_000.0, 10_000.0];
+/// Rows that NDJSON reads at once.
+const PASS_ROWS: usize = 1_000;
+
+/// A server whose slow log tells of everything over a millisecond.
+struct Server {
+    redis: RedisServer,
+    commands: f64,
+    cpu_s: f64,
+}
+
+impl Server {
+    fn start() -> Self {
+        let redis = RedisServer::start_with(&["--slowlog-log-slower-than", "1000", "--slowlog-max-len", "1000000"]);
+        Self { redis, commands: 0.0, cpu_s: 0.0 }
+    }
+
+    fn cpu_now_s(&self) -> f64 {
+        self.redis.info("used_cpu_user") + self.redis.info("used_cpu_sys")
+    }
+
+    fn begin(&mut self) {
+        self.redis.cli(&["SLOWLOG", "RESET"]);
+        self.commands = self.redis.info("total_commands_processed");
+        self.cpu_s = self.cpu_now_s();
+    }
+
+    /// CPU time since then, in µs.
+    fn cpu_us(&self) -> f64 {
+        (self.cpu_now_s() - self.cpu_s) * 1e6
+    }
+
+    /// Slow-log entries per million commands since then, and the longest, in ms.
+    fn slow(&self) -> String {
+        let entries: f64 = self.redis.cli(&["SLOWLOG", "LEN"]).trim().parse().expect("a number");
+        let script = "local most = 0 for _, entry in ipairs(redis.call('SLOWLOG', 'GET', 100000)) do \
+                      most = math.max(most, entry[3]) end return most";
+        let longest: f64 = self.redis.cli(&["EVAL", script, "0"]).trim().parse().unwrap_or_default();
+        let of_a_million = entries * 1e6 / (self.redis.info("total_commands_processed") - self.commands);
+        if entries == 0.0 { "0".into() } else { format!("{of_a_million:.0} ({:.1} ms)", longest / 1e3) }
+    }
+
+    fn memory(&self) -> f64 {
+        self.redis.info("used_memory")
+    }
+}
+
+/// CPU time of a process, user and system, in seconds: by default of this one.
+fn own_cpu_s(pid: Option<u32>) -> f64 {
+    let path = pid.map_or_else(|| "/proc/self/stat".to_owned(), |pid| format!("/proc/{pid}/stat"));
+    let stat = std::fs::read_to_string(path).expect("the process runs");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("it has a name").split_whitespace().collect();
+    // In ticks, of which there are 100 a second on Linux.
+    let ticks = |at: usize| fields[at].parse::<f64>().expect("a number");
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+/// One row of the table; what does not apply stays empty.
+#[derive(Default)]
+struct Row {
+    drivers: usize,
+    how: String,
+    write_us: f64,
+    own_us: Option<f64>,
+    rate: f64,
+    nearby_ms: String,
+    listed_us: f64,
+    slow_writes: String,
+    slow_reads: String,
+    driver_bytes: f64,
+    point_bytes: f64,
+}
+
+const HEAD: &str = "\
+| drivers | hours | Redis: a point, µs | geotrail: a point, µs | points/s | nearby 10 at 1 / 3 / 10 km, ms \
+| a listed driver, µs | writes over 1 ms per million (longest) | reads over 1 ms | bytes a driver | bytes a track point |
+|---|---|---|---|---|---|---|---|---|---|---|";
+
+impl Row {
+    fn print(&self) {
+        let own = self.own_us.map_or_else(String::new, |own| format!("{own:.1}"));
+        println!(
+            "| {} | {} | {:.1} | {own} | {:.0} | {} | {:.2} | {} | {} | {:.0} | {:.1} |",
+            self.drivers,
+            self.how,
+            self.write_us,
+            self.rate,
+            self.nearby_ms,
+            self.listed_us,
+            self.slow_writes,
+            self.slow_reads,
+            self.driver_bytes,
+            self.point_bytes
+        );
+    }
+}
+
+fn bare(drivers: usize, queries: usize) -> Row {
+    let mut server = Server::start();
+    let mut client = Bare::connect(&server.redis);
+    let mut fleet = Fleet::new(drivers);
+    let empty = server.memory();
+    client.write(&fleet.report());
+    let driver_bytes = (server.memory() - empty) / drivers as f64;
+    let full = server.memory();
+    let reports: Vec<Vec<Point>> = (0..ROUNDS).map(|_| fleet.report()).collect();
+    server.begin();
+    let begun = Instant::now();
+    for points in &reports {
+        client.write(points);
+    }
+    let points = (drivers * ROUNDS) as f64;
+    let (write_us, rate) = (server.cpu_us() / points, points / begun.elapsed().as_secs_f64());
+    let point_bytes = (server.memory() - full) / points;
+    let slow_writes = server.slow();
+
+    server.begin();
+    let mut nearby_ms = String::new();
+    for radius_m in RADII_M {
+        let before = server.cpu_us();
+        // A wide circle in a big fleet takes a tenth of a second.
+        let asked = queries.min((2e9 / (radius_m * radius_m * drivers as f64).max(1e7) * 1e4) as usize).max(5);
+        for _ in 0..asked {
+            client.geosearch(fleet.somewhere(), radius_m);
+        }
+        let ms = (server.cpu_us() - before) / 1e3 / asked as f64;
+        write!(nearby_ms, "{}{ms:.2}", if nearby_ms.is_empty() { "" } else { " / " }).expect("memory takes all");
+    }
+    let before = server.cpu_us();
+    client.list(&reports[0]);
+    let listed_us = (server.cpu_us() - before) / drivers as f64;
+    let slow_reads = server.slow();
+    let how = "plain commands".to_owned();
+    Row {
+        drivers,
+        how,
+        write_us,
+        own_us: None,
+        rate,
+        nearby_ms,
+        listed_us,
+        slow_writes,
+        slow_reads,
+        driver_bytes,
+        point_bytes,
+    }
+}
+
+/// What the slow log has of commands of one member.
+fn one_by_one(drivers: usize) -> String {
+    let mut server = Server::start();
+    let mut client = Bare::connect(&server.redis);
+    let mut fleet = Fleet::new(drivers);
+    client.write_one_by_one(&fleet.report());
+    server.begin();
+    (0..ROUNDS).for_each(|_| client.write_one_by_one(&fleet.report()));
+    server.slow()
+}
+
+async fn ours(drivers: usize, resolution: Option<u8>, queries: usize) -> Row {
+    let mut server = Server::start();
+    let shard_resolution = resolution.map(|number| Resolution::new(number).expect("there is one"));
+    let options = Options { shard_resolution, ..options(&server.redis, "00000000000000aa") };
+    let store = RedisStore::connect(options).await.expect("a good URL");
+    works_again(&store).await;
+    let mut fleet = Fleet::new(drivers);
+    let empty = server.memory();
+    let mut end = 0;
+    let mut put = async |points: &[Point]| {
+        for slice in points.chunks(BATCH) {
+            end += 1;
+            store.apply(batch(slice, end)).await.expect("Redis is there");
+        }
+    };
+    put(&fleet.report()).await;
+    let driver_bytes = (server.memory() - empty) / drivers as f64;
+    let full = server.memory();
+    let reports: Vec<Vec<Point>> = (0..ROUNDS).map(|_| fleet.report()).collect();
+    server.begin();
+    let (begun, cpu_before_s) = (Instant::now(), own_cpu_s(None));
+    for points in &reports {
+        put(points).await;
+    }
+    let points = (drivers * ROUNDS) as f64;
+    let (write_us, rate) = (server.cpu_us() / points, points / begun.elapsed().as_secs_f64());
+    let own_us = Some((own_cpu_s(None) - cpu_before_s) * 1e6 / points);
+    let point_bytes = (server.memory() - full) / points;
+    let slow_writes = server.slow();
+
+    server.begin();
+    let window = Window { since: hour_start(), until: now().plus_ms(120_000) };
+    let mut nearby_ms = String::new();
+    for radius_m in RADII_M {
+        let before = server.cpu_us();
+        for _ in 0..queries {
+            let centre = fleet.somewhere();
+            let query = NearbyQuery { centre, radius_m, limit: 10, when: When::Within(window), tags: vec![] };
+            let (near, _) = store.nearby(&query).await.expect("Redis is there");
+            assert!(!near.is_empty(), "a driver stood there");
+        }
+        let ms = (server.cpu_us() - before) / 1e3 / queries as f64;
+        write!(nearby_ms, "{}{ms:.2}", if nearby_ms.is_empty() { "" } else { " / " }).expect("memory takes all");
+    }
+    let before = server.cpu_us();
+    let (mut after, mut listed) = (None, 0);
+    loop {
+        let page = store.active(window, after.as_ref(), PASS_ROWS).await.expect("Redis is there");
+        listed += page.items.len();
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(listed, drivers);
+    let listed_us = (server.cpu_us() - before) / drivers as f64;
+    let slow_reads = server.slow();
+    let how = resolution.map_or_else(|| "whole".to_owned(), |number| format!("by {number}"));
+    Row {
+        drivers,
+        how,
+        write_us,
+        own_us,
+        rate,
+        nearby_ms,
+        listed_us,
+        slow_writes,
+        slow_reads,
+        driver_bytes,
+        point_bytes,
+    }
+}
+
+/// Points through HTTP, the journal and its fsync, until Redis has them: points/s, and CPU µs a point of both.
+async fn end_to_end(drivers: usize, resolution: Option<u8>) -> String {
+    let mut server = Server::start();
+    let dir = TempDir::new().expect("a directory");
+    let resolution = resolution.map(|number| number.to_string());
+    let service = Process::serve_with(dir.path(), &server.redis.url(), |command| {
+        if let Some(resolution) = &resolution {
+            command.args(["--shard-resolution", resolution]);
+        }
+        command.env("RUST_LOG", "warn");
+    })
+    .await;
+    let mut fleet = Fleet::new(drivers);
+    let body = |points: &[Point]| {
+        let mut body = String::new();
+        for Point { driver, fix } in points {
+            let (ts, lat, lon) = (fix.ts.as_ms(), fix.position.lat(), fix.position.lon());
+            writeln!(body, r#"{{"driver_id":"{driver}","ts":{ts},"lat":{lat:.7},"lon":{lon:.7}}}"#)
+                .expect("memory takes all");
+        }
+        body
+    };
+    let bodies = |points: Vec<Point>| points.chunks(1_000).map(body).collect::<Vec<_>>();
+    let send = async |bodies: Vec<String>| {
+        for body in bodies {
+            let answer = service.post("/v1/points", "application/x-ndjson", body).await;
+            assert_eq!(answer.status, 202);
+        }
+        eventually("Redis has them", async || {
+            let metrics = String::from_utf8(service.get("/metrics").await.body).expect("text");
+            let mut backlog = metrics.lines().filter(|line| line.starts_with("geotrail_journal_backlog_points{"));
+            backlog.all(|line| line.ends_with(" 0")).then_some(())
+        })
+        .await;
+    };
+    send(bodies(fleet.report())).await;
+    let reports: Vec<String> = (0..ROUNDS).flat_map(|_| bodies(fleet.report())).collect();
+    server.begin();
+    let (begun, cpu_before_s) = (Instant::now(), own_cpu_s(service.pid()));
+    send(reports).await;
+    let points = (drivers * ROUNDS) as f64;
+    let rate = points / begun.elapsed().as_secs_f64();
+    let own_us = (own_cpu_s(service.pid()) - cpu_before_s) * 1e6 / points;
+    format!("{rate:.0} points/s, {own_us:.1} µs a point of geotrail, {:.1} of Redis", server.cpu_us() / points)
+}
+
+/// The longest PING of a client that does nothing else while `work` is done, in ms.
+async fn longest_ping_ms(server: &Server, work: impl Future<Output = ()>) -> f64 {
+    let (mut client, is_over) = (Bare::connect(&server.redis), Arc::new(AtomicBool::new(false)));
+    let until = is_over.clone();
+    let pinging = std::thread::spawn(move || {
+        let mut longest = Duration::ZERO;
+        while !until.load(Ordering::Relaxed) {
+            longest = longest.max(client.ping());
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        longest
+    });
+    work.await;
+    is_over.store(true, Ordering::Relaxed);
+    pinging.join().expect("it does not panic").as_secs_f64() * 1e3
+}
+
+/// An hour goes: its keys are unlinked, its tracks expire, ten times as fast as their jitter lets them.
+async fn death(drivers: usize, seconds: u64) -> String {
+    let server = Server::start();
+    server.redis.cli(&["CONFIG", "SET", "latency-monitor-threshold", "10"]);
+    let store = RedisStore::connect(options(&server.redis, "00000000000000aa")).await.expect("a good URL");
+    works_again(&store).await;
+    let points = Fleet::new(drivers).report();
+    for (number, slice) in points.chunks(BATCH).enumerate() {
+        store.apply(batch(slice, number as u64 + 1)).await.expect("Redis is there");
+    }
+    let hour = points[0].fix.ts.hour();
+    let tracks: Vec<String> =
+        points.iter().map(|point| format!("geotrail:{{{hour}}}:track:{}", point.driver)).collect();
+    let rest = Duration::from_secs(seconds);
+    let idle_ms = longest_ping_ms(&server, tokio::time::sleep(rest)).await;
+    server.redis.cli(&["LATENCY", "RESET"]);
+    let unlinking = async {
+        store.forget_before(hour.end().plus_ms(1)).await.expect("Redis is there");
+    };
+    let unlinked_ms = longest_ping_ms(&server, unlinking).await;
+    let left: Vec<String> = server.redis.keys().into_iter().filter(|key| !key.contains(":track:")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    Bare::connect(&server.redis).expire_within(&tracks, seconds);
+    let expired_ms = longest_ping_ms(&server, tokio::time::sleep(rest)).await;
+    let events = server.redis.cli(&["LATENCY", "LATEST"]).split_whitespace().collect::<Vec<_>>().join(" ");
+    format!(
+        "longest PING {unlinked_ms:.1} ms while its keys are unlinked, {expired_ms:.1} ms while {drivers} tracks \
+         expire in {seconds} s, {idle_ms:.1} ms in {seconds} s of nothing; LATENCY over 10 ms: {}",
+        if events.is_empty() { "none" } else { &events }
+    )
+}
+
+async fn table(sizes: &[usize], resolutions: &[Option<u8>], queries: usize, death_s: u64) {
+    println!("{HEAD}");
+    for drivers in sizes {
+        let mut plain = bare(*drivers, queries);
+        plain.slow_writes = format!("{}; one member each: {}", plain.slow_writes, one_by_one(*drivers));
+        plain.print();
+        for resolution in resolutions {
+            ours(*drivers, *resolution, queries).await.print();
+        }
+    }
+    println!("\nThe death of an hour:\n");
+    for drivers in sizes {
+        println!("- {drivers} drivers: {}", death(*drivers, death_s).await);
+    }
+    println!("\nEnd to end, HTTP and fsync included, batches of 1,000 one after the other:\n");
+    for drivers in sizes {
+        for resolution in resolutions {
+            let how = resolution.map_or_else(|| "whole".to_owned(), |number| format!("by {number}"));
+            println!("- {drivers} drivers, {how}: {}", end_to_end(*drivers, *resolution).await);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "it measures"]
+async fn what_a_fleet_costs_redis() {
+    let sizes = std::env::var("SCALE_DRIVERS").unwrap_or_else(|_| "20000 100000".into());
+    let sizes: Vec<usize> =
+        sizes.split_whitespace().map(|size| size.parse().expect("SCALE_DRIVERS holds whole numbers")).collect();
+    table(&sizes, &[None, Some(5), Some(7)], 400, 60).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_measurement_runs() {
+    table(&[300], &[None, Some(7)], 5, 1).await;
+}
