@@ -37,18 +37,18 @@ pub(crate) async fn campaign(plan: &Plan) -> Value {
     for number in 0..WARM_UP as i64 {
         send(number).await;
     }
-    let before_mib = rss_mib(service.pid());
+    let before_mib = rss_mib(&service);
     let (began, mut most_mib) = (Instant::now(), before_mib);
     for number in 0..batches {
         send(WARM_UP as i64 + number).await;
-        most_mib = most_mib.max(rss_mib(service.pid()));
+        most_mib = most_mib.max(rss_mib(&service));
     }
     let accepted_s = began.elapsed().as_secs_f64();
     let points = (batches as usize + WARM_UP) * BATCH;
 
     block_in_place(|| server.restart());
     let filled_s = until_whole(&service, points).await;
-    let rebuilding_mib = rss_mib(service.pid());
+    let rebuilding_mib = rss_mib(&service);
     block_in_place(|| server.restart());
     logged(dir.path(), "the store lost data", 1).await;
     let rebuilt_s = until_whole(&service, points).await;
@@ -87,7 +87,8 @@ async fn until_whole(service: &Process, points: usize) -> f64 {
 }
 
 /// What a process has in memory.
-pub(crate) fn rss_mib(pid: u32) -> f64 {
+fn rss_mib(service: &Process) -> f64 {
+    let pid = service.pid().expect("it has not been waited for");
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
     let kib: f64 = line.trim().trim_end_matches(" kB").parse().expect("a number");

@@ -108,6 +108,10 @@ async fn long() {
     tell("redis_faults", redis_faults::campaign(&plan).await);
     tell("detection", redis_faults::detection(&plan).await);
     tell("backlog", backlog::campaign(&plan).await);
+    tell(
+        "not_run",
+        json!({ "skewed_clocks": "needs libfaketime", "eviction": "not written", "partitions": "half-open and cut connections stand for them" }),
+    );
     all["seconds"] = json!(began.elapsed().as_secs());
     println!("{all}");
 }

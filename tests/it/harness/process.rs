@@ -71,11 +71,6 @@ impl Process {
         }
     }
 
-    /// Its number among processes.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id().expect("it has not been waited for")
-    }
-
     /// Waits until it has ended by itself, or some other's doing, and then makes sure; says whether it had.
     pub(crate) async fn ends_within(mut self, patience: std::time::Duration) -> bool {
         let ended = tokio::time::timeout(patience, self.child.wait()).await.is_ok();
@@ -91,7 +86,8 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("it is ours");
+        let pid = self.pid().expect("it has not been waited for");
+        kill(Pid::from_raw(pid.cast_signed()), signal).expect("it is ours");
     }
 
     /// As if the plug were pulled.
