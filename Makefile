@@ -3,6 +3,9 @@
 # make bench  the measurements of single steps
 # make traces TRACES="FILE..."  what recorded traces cost, end to end, with each store
 # make scale SIZES="20000 100000 1000000"  what fleets of these sizes cost Redis, beside a bare client
+# make faults SECONDS=600 SEED=1  everything that may go wrong, done to real processes: a line of JSON
+# make drill DRIVERS=500 POINTS=200000  the night of the deletion, and what it takes
+# make defects  plants one defect after the other: each must turn its test red
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,10 +16,14 @@ DATA_DIR ?= ./geotrail-data
 DRIVERS ?= 500
 INTERVAL ?= 5s
 
+SECONDS ?= 600
+SEED ?= 1
+POINTS ?= 200000
+
 TOOLS := target/tools
 DENY_VERSION := 0.20.2
 
-.PHONY: run test bench traces scale redis-server format lint docs licences advisories unit
+.PHONY: run test bench traces scale faults drill defects redis-server format lint docs licences advisories unit
 
 run:
 	cargo build --release --locked
@@ -33,6 +40,15 @@ traces: redis-server
 
 scale: redis-server
 	./loadtest/scale $(SIZES)
+
+faults: redis-server
+	./loadtest/faults $(SECONDS) $(SEED)
+
+drill: redis-server
+	./loadtest/drill $(DRIVERS) $(POINTS)
+
+defects: redis-server
+	./loadtest/defects
 
 format:
 	cargo fmt --check

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::ingest::Receipt;
 use super::points::EnvelopeError;
+use super::query::GEOTRAIL_INDEX;
 use super::stores::Unchanged;
 use crate::erasure::Unfinished;
 use crate::ingest::Refusal;
@@ -84,7 +85,7 @@ impl Problem {
             Self::HeadTooLarge => {
                 (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "malformed_request", "Malformed request")
             }
-            Self::NoSuchRoute | Self::Unanswered(QueryError::NotFound) => {
+            Self::NoSuchRoute | Self::Unanswered(QueryError::NotFound | QueryError::NotFoundYet(_)) => {
                 (StatusCode::NOT_FOUND, "not_found", "Not found")
             }
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed"),
@@ -158,7 +159,7 @@ impl Problem {
                 "the erasure could not be made durable; asking again is harmless".into()
             }
             Self::Refused(Refusal::ShuttingDown) | Self::NotErased(Unfinished::ShuttingDown) => "this instance is shutting down".into(),
-            Self::Unanswered(QueryError::NotFound) => "no such driver within the retention".into(),
+            Self::Unanswered(QueryError::NotFound | QueryError::NotFoundYet(_)) => "no such driver within the retention".into(),
             Self::Unanswered(QueryError::OutOfRetention) => "this hour is no longer kept".into(),
             Self::Unanswered(QueryError::Unavailable(_)) => "there is nothing to answer from at the moment".into(),
             Self::IndexIncomplete => {
@@ -248,6 +249,10 @@ impl IntoResponse for Problem {
         if matches!(self, Self::Envelope(EnvelopeError::UnsupportedEncoding)) {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, zstd"));
         }
+        // As it was when the answer was found: by now the index may be whole.
+        if let Self::Unanswered(QueryError::NotFoundYet(index)) = self {
+            headers.insert(GEOTRAIL_INDEX, HeaderValue::from_static(index.word()));
+        }
         if self.closes() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -296,6 +301,14 @@ mod tests {
             assert!((RETRY_AFTER_S..=2 * RETRY_AFTER_S).contains(&retry_after_s));
             assert!(!body.to_string().contains("10.0.0.7"));
         }
+    }
+
+    #[tokio::test]
+    async fn that_nobody_was_found_says_in_what() {
+        let index = crate::query::IndexState::Rebuilding { as_of: None };
+        let (status, headers, body) = answer(Problem::Unanswered(QueryError::NotFoundYet(index))).await;
+        assert_eq!((status.as_u16(), body["code"].as_str()), (404, Some("not_found")));
+        assert_eq!(headers[GEOTRAIL_INDEX], "rebuilding");
     }
 
     #[tokio::test]

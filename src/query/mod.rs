@@ -49,6 +49,9 @@ pub enum QueryError {
     /// No such driver within the retention.
     #[error("not found")]
     NotFound,
+    /// No such driver in an index that is less than whole.
+    #[error("not found in what there is")]
+    NotFoundYet(IndexState),
     /// The hour is no longer kept.
     #[error("out of retention")]
     OutOfRetention,
@@ -329,7 +332,7 @@ impl Queries {
             }
             let index = self.as_seen(&source, state);
             if matches!(state, IndexState::Partial { .. }) && sources.peek().is_some_and(|next| next.is_whole()) {
-                partial = partial.or_else(|| Some(answer.map(|value| Answer { value, index })));
+                partial = partial.or_else(|| Some(labelled(answer, index)));
                 continue;
             }
             if state == IndexState::Complete
@@ -337,12 +340,20 @@ impl Queries {
             {
                 self.shadows.compare(kind, &answer, source, shadow, question);
             }
-            return answer.map(|value| Answer { value, index });
+            return labelled(answer, index);
         }
         if let Some(answer) = partial {
             return answer;
         }
         Err(QueryError::Unavailable(unavailable.expect("there is at least one source")))
+    }
+}
+
+/// Who is not found in less than everything may be there all the same.
+fn labelled<T>(answer: Result<T, QueryError>, index: IndexState) -> Result<Answer<T>, QueryError> {
+    match answer {
+        Err(QueryError::NotFound) if index.is_degraded() => Err(QueryError::NotFoundYet(index)),
+        answer => answer.map(|value| Answer { value, index }),
     }
 }
 

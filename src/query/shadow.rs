@@ -117,7 +117,7 @@ fn prints<T: Rows>(answer: &Result<T, QueryError>) -> Option<Prints> {
     match answer {
         Ok(value) => Some(value.prints()),
         Err(QueryError::NotFound) => Some(Prints::default()),
-        Err(QueryError::OutOfRetention | QueryError::Unavailable(_)) => None,
+        Err(QueryError::NotFoundYet(_) | QueryError::OutOfRetention | QueryError::Unavailable(_)) => None,
     }
 }
 

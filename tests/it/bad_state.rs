@@ -4,8 +4,15 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use geotrail::clock::Clock;
+use geotrail::model::{DriverId, Timestamp};
+use geotrail::query::{IndexState, Label, Queries, QueryError, Sight, Source, Sources};
+use geotrail::store::Store as _;
+use geotrail::store::embedded::{EmbeddedStore, Options as EmbeddedOptions};
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -146,6 +153,62 @@ async fn q19_a_stream_that_must_be_complete_is_broken_off_once_it_is_not() {
     assert_eq!(whole.lines().count(), DRIVERS);
     take_writes(&server);
     service.stop().await;
+}
+
+/// Questions to an empty store, of which each look sees what `sight` says of its number.
+async fn questions_to(dir: &Path, sight: impl Fn(usize) -> Sight + Send + Sync + 'static) -> Queries {
+    let options = EmbeddedOptions { dir: dir.into(), journal: "one".into(), memtable_bytes: 1 << 20 };
+    let store = Arc::new(EmbeddedStore::new(options));
+    store.open("").await.expect("opens");
+    let looks = AtomicUsize::new(0);
+    let label = Label::from_fn(move || sight(looks.fetch_add(1, Ordering::SeqCst)));
+    let sources = Sources::new(vec![Arc::new(Source::new(store, label))]);
+    Queries::new(sources, Clock::from_fn(|| Timestamp::from_ms(0)), Duration::from_hours(48), |_, _, _| {})
+}
+
+/// The index becomes whole between the answer and its being written: the answer was still made from less.
+#[tokio::test(flavor = "multi_thread")]
+async fn q18_nobody_found_in_half_an_index_is_not_called_complete() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let queries = questions_to(dir.path(), |look| {
+        let state = if look == 0 { IndexState::Rebuilding { as_of: None } } else { IndexState::Complete };
+        Sight { state, losses: 0 }
+    })
+    .await;
+    let driver = DriverId::new("cab").expect("well formed");
+    let answer = queries.latest(&driver).await;
+    assert!(matches!(answer, Err(QueryError::NotFoundYet(IndexState::Rebuilding { .. }))), "{answer:?}");
+    assert!(matches!(queries.latest(&driver).await, Err(QueryError::NotFound)), "now that it is whole");
+}
+
+/// Lost and made up for between two looks that both see a whole index.
+#[tokio::test(flavor = "multi_thread")]
+async fn q18_an_answer_during_which_something_was_lost_is_not_called_complete() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let sight = |look: usize| Sight { state: IndexState::Complete, losses: (look as u64).min(1) };
+    let queries = questions_to(dir.path(), sight).await;
+    let minute = Duration::from_mins(1);
+    let answer = queries.active_count(minute).await.expect("an answer");
+    assert!(answer.index.is_degraded(), "{answer:?}");
+    let answer = queries.active_count(minute).await.expect("an answer");
+    assert!(!answer.index.is_degraded(), "nothing more was lost: {answer:?}");
+}
+
+/// Nobody writes, and the service looks after its store once a second: whoever asks before that is told all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn q18_an_answer_made_after_an_unnoticed_loss_is_not_called_complete() {
+    let server = RedisServer::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let service = Process::serve(dir.path(), &server.url()).await;
+    for round in 0..5 {
+        service.report(&[today("cab")]).await;
+        service.caught_up().await;
+        server.cli(&["FLUSHALL"]);
+        let answer = service.get("/v1/active?max_age_s=3600").await;
+        let is_complete = answer.header("geotrail-index") == "complete";
+        assert!(!is_complete || answer.page().0.len() == 1, "round {round}: {answer:?}");
+    }
+    assert!(service.terminate().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

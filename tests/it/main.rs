@@ -3,8 +3,10 @@
 mod bad_framing;
 mod bad_input;
 mod bad_state;
+mod campaign;
 mod cli;
 mod crash;
+mod defects;
 mod discretion;
 mod durability;
 mod embedded_store;

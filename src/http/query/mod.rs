@@ -31,7 +31,7 @@ pub(super) use driver::{latest, track};
 pub(super) use hours::{hour_drivers, hour_positions};
 pub(super) use nearby::nearby;
 
-const GEOTRAIL_INDEX: HeaderName = HeaderName::from_static("geotrail-index");
+pub(super) const GEOTRAIL_INDEX: HeaderName = HeaderName::from_static("geotrail-index");
 
 /// How whole an answer has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,7 @@ async fn fetch<T>(
     check(service.queries.index_state())?;
     match answer.await {
         Ok(Answer { value, index }) => Ok(Answer { value, index: check(index)? }),
+        Err(QueryError::NotFoundYet(index)) => check(index).and(Err(QueryError::NotFoundYet(index).into())),
         Err(QueryError::NotFound) => check(service.queries.index_state()).and(Err(QueryError::NotFound.into())),
         Err(error) => Err(error.into()),
     }

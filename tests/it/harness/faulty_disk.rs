@@ -23,6 +23,8 @@ pub(crate) enum Fault {
     NoRuns,
     /// Nothing more fits.
     Full,
+    /// Syncs say that they were done, and do nothing: what a power cut must show.
+    NoSync,
 }
 
 impl Fault {
@@ -33,6 +35,7 @@ impl Fault {
             Self::NoNames => "no-names",
             Self::NoRuns => "no-runs",
             Self::Full => "full",
+            Self::NoSync => "no-sync",
         }
     }
 }
@@ -60,10 +63,12 @@ impl FaultyDisk {
 
     /// Serves from `dir` with the embedded store, on this disk.
     pub(crate) async fn serve(&self, dir: &Path) -> Process {
-        Process::serve_with(dir, "embedded", |command| {
-            command.env("LD_PRELOAD", self.0.path().join("faulty_disk.so")).env("FAULTY_DISK", self.0.path());
-        })
-        .await
+        Process::serve_with(dir, "embedded", |command| self.under(command)).await
+    }
+
+    /// Lets whatever `command` runs have this disk.
+    pub(crate) fn under(&self, command: &mut tokio::process::Command) {
+        command.env("LD_PRELOAD", self.0.path().join("faulty_disk.so")).env("FAULTY_DISK", self.0.path());
     }
 
     pub(crate) fn begin(&self, fault: Fault) {

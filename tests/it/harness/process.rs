@@ -46,23 +46,38 @@ impl Process {
 
     /// The same, with more said to the child.
     pub(crate) async fn serve_with(dir: &Path, store: &str, say_more: impl FnOnce(&mut Command)) -> Self {
-        let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).expect("a log");
         let mut command = geotrail();
-        command
-            .args(["serve", "--listen", "127.0.0.1:0", "--retention", "72h", "--store", store, "--data-dir"])
-            .arg(dir.join("data"))
-            .env("RUST_LOG", "info")
-            .stdout(Stdio::piped())
-            .stderr(log);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--retention", "72h", "--store", store, "--data-dir"]);
+        command.arg(dir.join("data"));
         say_more(&mut command);
-        let mut child = command.spawn().expect("the binary was built");
+        let log = || std::fs::read_to_string(dir.join("log")).unwrap_or_default();
+        Self::begin(dir, command).await.unwrap_or_else(|line| panic!("{line:?}\n{}", log()))
+    }
+
+    /// Runs a command that serves, with its log in `dir`; what it said if it ended before it listened.
+    pub(crate) async fn begin(dir: &Path, mut command: Command) -> Result<Self, String> {
+        let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).expect("a log");
+        if !command.as_std().get_envs().any(|(name, _)| name == "RUST_LOG") {
+            command.env("RUST_LOG", "info");
+        }
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("it can be run");
         let stdout = child.stdout.take().expect("piped");
         let mut line = String::new();
         let first = tokio::time::timeout(PATIENCE, BufReader::new(stdout).read_line(&mut line)).await;
-        let log = || std::fs::read_to_string(dir.join("log")).unwrap_or_default();
         first.expect("it starts in time").expect("its stdout can be read");
-        let base = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("{line:?}\n{}", log()));
-        Self { child, http: Http::new(base) }
+        match line.trim().strip_prefix("listening on ") {
+            Some(base) => Ok(Self { child, http: Http::new(base) }),
+            None => Err(line),
+        }
+    }
+
+    /// Waits until it has ended by itself, or some other's doing, and then makes sure; says whether it had.
+    pub(crate) async fn ends_within(mut self, patience: std::time::Duration) -> bool {
+        let ended = tokio::time::timeout(patience, self.child.wait()).await.is_ok();
+        if !ended {
+            self.kill().await;
+        }
+        ended
     }
 
     /// While it has not been waited for.
@@ -71,7 +86,7 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = self.child.id().expect("it has not been waited for");
+        let pid = self.pid().expect("it has not been waited for");
         kill(Pid::from_raw(pid.cast_signed()), signal).expect("it is ours");
     }
 

@@ -55,6 +55,11 @@ impl Switch {
     pub(crate) fn swallow(&self) {
         self.swallows.store(true, Ordering::SeqCst);
     }
+
+    /// No longer so; what was swallowed stays lost.
+    pub(crate) fn forward_again(&self) {
+        self.swallows.store(false, Ordering::SeqCst);
+    }
 }
 
 async fn forward(

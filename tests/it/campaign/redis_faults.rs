@@ -1,0 +1,284 @@
+//! Redis hurt in every way of the list, under a fleet that reports and people who ask. Points must be taken all along, as
+//! fast as ever; answers must say of themselves how whole they are; and everything must come back by itself.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::task::block_in_place;
+
+use super::Plan;
+use super::watch::{Count, Watch};
+use crate::harness::process::Process;
+use crate::harness::redis::RedisServer;
+use crate::harness::switch::Switch;
+use crate::harness::traffic::{becomes_whole, now_ms};
+use crate::oracle::{hour_name, hour_of};
+
+/// What may be done to Redis.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Fault {
+    KilledBackEmpty,
+    KilledBackWithAnOldDump,
+    Flushall,
+    Swapdb,
+    KeysOfAnHourUnlinked,
+    Frozen,
+    OutOfMemory,
+    ReadOnly,
+    Loading,
+    LaggingFailover,
+    ReplacedByAnEmptyOne,
+    ConnectionsCut,
+    HalfOpen,
+    ScriptsFlushed,
+}
+
+impl Fault {
+    pub(crate) const ALL: [Self; 14] = [
+        Self::KilledBackEmpty,
+        Self::KilledBackWithAnOldDump,
+        Self::Flushall,
+        Self::Swapdb,
+        Self::KeysOfAnHourUnlinked,
+        Self::Frozen,
+        Self::OutOfMemory,
+        Self::ReadOnly,
+        Self::Loading,
+        Self::LaggingFailover,
+        Self::ReplacedByAnEmptyOne,
+        Self::ConnectionsCut,
+        Self::HalfOpen,
+        Self::ScriptsFlushed,
+    ];
+
+    /// Whether it takes something away, or keeps Redis from answering: then some answer must say so.
+    const fn must_be_noticed(self) -> bool {
+        !matches!(self, Self::ConnectionsCut | Self::ScriptsFlushed)
+    }
+}
+
+/// A Redis, and what is between it and the service.
+struct Backing {
+    server: RedisServer,
+    spare: RedisServer,
+    switch: Switch,
+    /// Between the server and the spare, if that is to be a replica.
+    replication: Switch,
+    lasts: Duration,
+}
+
+impl Backing {
+    async fn for_fault(fault: Fault, lasts: Duration) -> Self {
+        // Reading its dump, such a server answers LOADING for a while.
+        let slow =
+            ["--rdbcompression", "no", "--key-load-delay", "300", "--loading-process-events-interval-bytes", "1024"];
+        let quick = ["--repl-diskless-sync-delay", "0"];
+        let extra = if fault == Fault::Loading { &slow[..] } else { &quick[..] };
+        let (server, spare) = block_in_place(|| (RedisServer::start_with(extra), RedisServer::start()));
+        let (switch, replication) = (Switch::to(server.port()).await, Switch::to(server.port()).await);
+        Self { server, spare, switch, replication, lasts }
+    }
+
+    /// What must be so before the fault.
+    async fn prepare(&mut self, fault: Fault, watch: &Watch) {
+        match fault {
+            Fault::KilledBackWithAnOldDump => {
+                self.say(&["SAVE"]);
+                watch.for_a(Duration::from_secs(1)).await;
+            }
+            Fault::LaggingFailover => {
+                let port = self.replication.port().to_string();
+                self.spare.cli(&["REPLICAOF", "127.0.0.1", &port]);
+                let is_up = || self.spare.cli(&["INFO", "replication"]).contains("master_link_status:up");
+                block_in_place(|| crate::harness::redis::eventually("a replica in step", is_up));
+                watch.for_a(Duration::from_millis(300)).await;
+                self.replication.swallow();
+                watch.for_a(self.lasts).await;
+            }
+            _ => {}
+        }
+    }
+
+    /// Does it. Returns when it was done; what lasts is over by then too.
+    async fn strike(&mut self, fault: Fault, watch: &Watch) {
+        match fault {
+            Fault::KilledBackEmpty | Fault::KilledBackWithAnOldDump => block_in_place(|| self.server.restart()),
+            Fault::Flushall => self.say(&["FLUSHALL"]),
+            Fault::Swapdb => self.say(&["SWAPDB", "0", "1"]),
+            Fault::KeysOfAnHourUnlinked => {
+                let hour = format!("{{{}}}", hour_name(hour_of(now_ms()) - 2));
+                let keys = self.server.keys();
+                let keys: Vec<&str> = keys.iter().map(String::as_str).filter(|key| key.contains(&hour)).collect();
+                self.say(&[&["UNLINK"], keys.as_slice()].concat());
+            }
+            Fault::Frozen => {
+                self.server.stop();
+                watch.for_a(self.lasts).await;
+                self.server.cont();
+            }
+            Fault::OutOfMemory => {
+                self.say(&["CONFIG", "SET", "maxmemory", "1"]);
+                watch.for_a(self.lasts).await;
+                self.say(&["CONFIG", "SET", "maxmemory", "0"]);
+            }
+            Fault::ReadOnly => {
+                self.say(&["REPLICAOF", "127.0.0.1", "1"]);
+                watch.for_a(self.lasts).await;
+                self.say(&["REPLICAOF", "NO", "ONE"]);
+            }
+            Fault::Loading => {
+                self.say(&["SAVE"]);
+                block_in_place(|| self.server.restart());
+            }
+            Fault::LaggingFailover => {
+                self.server.kill();
+                self.spare.cli(&["REPLICAOF", "NO", "ONE"]);
+                self.switch.turn_to(self.spare.port());
+            }
+            Fault::ReplacedByAnEmptyOne => self.switch.turn_to(self.spare.port()),
+            Fault::ConnectionsCut => {
+                let began = Instant::now();
+                while began.elapsed() < self.lasts {
+                    self.switch.turn_to(self.server.port());
+                    watch.for_a(Duration::from_millis(37)).await;
+                }
+            }
+            Fault::HalfOpen => {
+                self.switch.swallow();
+                watch.for_a(self.lasts).await;
+                self.switch.forward_again();
+                self.switch.turn_to(self.server.port());
+            }
+            Fault::ScriptsFlushed => {
+                for _ in 0..10 {
+                    self.say(&["SCRIPT", "FLUSH"]);
+                    watch.for_a(self.lasts / 10).await;
+                }
+            }
+        }
+    }
+
+    fn say(&self, command: &[&str]) {
+        block_in_place(|| self.server.cli(command));
+    }
+
+    fn url(&self) -> String {
+        RedisServer::url_at(&format!("127.0.0.1:{}", self.switch.port()))
+    }
+}
+
+/// All faults of the plan, one after the other, each on a Redis and a service of its own.
+pub(crate) async fn campaign(plan: &Plan) -> Value {
+    let mut faults = json!({});
+    let (mut all, mut wrong, mut slowest) = (Count::default(), Vec::new(), 0.0_f64);
+    for &fault in plan.faults {
+        let (figures, count, mislabelled) = one(fault, plan).await;
+        eprintln!("    {fault:?}: {figures}");
+        slowest = slowest.max(figures["ack_p99_ms"].as_f64().unwrap_or_default());
+        faults[format!("{fault:?}")] = figures;
+        all.complete += count.complete;
+        all.degraded += count.degraded;
+        all.unavailable += count.unavailable;
+        all.refused += count.refused;
+        all.mislabelled += count.mislabelled;
+        wrong.extend(mislabelled.into_iter().map(|text| format!("{fault:?}: {text}")));
+    }
+    let figures = json!({
+        "answers": all.answers(), "complete": all.complete, "degraded": all.degraded, "unavailable": all.unavailable,
+        "mislabelled": all.mislabelled, "batches_refused": all.refused, "slowest_ack_p99_ms": slowest, "each": faults,
+    });
+    assert!(wrong.is_empty(), "{} mislabelled, first: {}", wrong.len(), wrong[0]);
+    assert_eq!(all.refused, 0, "{figures}");
+    figures
+}
+
+async fn one(fault: Fault, plan: &Plan) -> (Value, Count, Vec<String>) {
+    let mut backing = Backing::for_fault(fault, plan.fault_lasts).await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let service = Process::serve(dir.path(), &backing.url()).await;
+    let watch = Watch::on(&service, plan.seed).await;
+    watch.ack_p99_ms();
+    watch.for_a(plan.baseline).await;
+    let before_ms = watch.ack_p99_ms();
+    backing.prepare(fault, &watch).await;
+    watch.await_notice();
+    let began = Instant::now();
+    backing.strike(fault, &watch).await;
+    let over = Instant::now();
+    if fault.must_be_noticed() {
+        let notice = async || watch.noticed();
+        crate::harness::eventually("an answer that says that something is missing", notice).await;
+    }
+    let whole = watch.whole().await;
+    let during_ms = watch.ack_p99_ms();
+    watch.for_a(plan.baseline / 4).await;
+    let noticed_ms = watch.noticed().map(|noticed| noticed.saturating_duration_since(began).as_millis() as u64);
+    let (count, wrong) = watch.end().await;
+    becomes_whole(&service, dir.path(), &backing.url()).await;
+    assert!(service.terminate().await.success());
+    let figures = json!({
+        "first_answer_not_complete_ms": noticed_ms,
+        "fault_lasted_ms": (over - began).as_millis() as u64,
+        "whole_after_it_ms": whole.saturating_duration_since(over).as_millis() as u64,
+        "baseline_ack_p99_ms": before_ms, "ack_p99_ms": during_ms,
+        "answers": count.answers(), "complete": count.complete, "mislabelled": count.mislabelled,
+        "batches_refused": count.refused,
+    });
+    (figures, count, wrong)
+}
+
+/// How long it takes until a loss is noticed by a service to which nobody reports and which nobody asks: its own looking
+/// after Redis alone.
+pub(crate) async fn detection(plan: &Plan) -> Value {
+    use rand::{RngExt, SeedableRng};
+    let mut rng = rand::rngs::StdRng::seed_from_u64(plan.seed);
+    let mut backing = Backing::for_fault(Fault::Flushall, Duration::ZERO).await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let service = Process::serve(dir.path(), &backing.url()).await;
+    let watch = Watch::on(&service, plan.seed).await;
+    let mut took_ms = Vec::new();
+    for trial in 0..plan.trials {
+        watch.pause(false);
+        watch.whole().await;
+        watch.pause(true);
+        // What was on its way has arrived by then, and the looking is at any of its moments.
+        watch.for_a(Duration::from_millis(700 + rng.random_range(0..1_000))).await;
+        let known = losses_told(dir.path());
+        let began = Instant::now();
+        match trial % 4 {
+            0 => backing.say(&["FLUSHALL"]),
+            1 => backing.say(&["SWAPDB", "0", "1"]),
+            2 => block_in_place(|| backing.server.restart()),
+            _ => {
+                let emptied = if trial % 8 == 3 { &backing.spare } else { &backing.server };
+                block_in_place(|| emptied.cli(&["FLUSHALL"]));
+                backing.switch.turn_to(emptied.port());
+            }
+        }
+        // SWAPDB and replacements change which one is the other: from now on it is this one.
+        if trial % 8 == 3 {
+            std::mem::swap(&mut backing.server, &mut backing.spare);
+        }
+        crate::harness::eventually("that the loss is noticed", async || {
+            (losses_told(dir.path()) > known).then_some(())
+        })
+        .await;
+        took_ms.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    watch.pause(false);
+    watch.whole().await;
+    let (count, wrong) = watch.end().await;
+    assert!(wrong.is_empty(), "{} mislabelled, first: {}", wrong.len(), wrong[0]);
+    assert_eq!(count.refused, 0);
+    assert!(service.terminate().await.success());
+    json!({
+        "trials": took_ms.len(), "p50_ms": super::percentile(&mut took_ms, 0.5),
+        "p99_ms": super::percentile(&mut took_ms, 0.99), "answers": count.answers(), "mislabelled": count.mislabelled,
+    })
+}
+
+/// How often the service has said that its store lost data, or that it cannot be asked.
+pub(crate) fn losses_told(dir: &Path) -> usize {
+    std::fs::read_to_string(dir.join("log")).unwrap_or_default().matches("the store lost data").count()
+}
