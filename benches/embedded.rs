@@ -91,8 +91,13 @@ async fn round(store: &EmbeddedStore, vehicles: &mut [Vehicle], ms: i64, interva
     for some in vehicles.chunks_mut(BATCH) {
         let points: Vec<Point> = some.iter_mut().map(|vehicle| vehicle.report(ms, interval_s)).collect();
         *end += 1;
-        let batch =
-            Batch { points: &points, end: Offset::new(*end), forget_before: Timestamp::from_ms(0), repeated: false };
+        let batch = Batch {
+            points: &points,
+            start: Offset::START,
+            end: Offset::new(*end),
+            forget_before: Timestamp::from_ms(0),
+            repeated: false,
+        };
         let begun = Instant::now();
         store.apply(batch).await.expect("applies");
         spent += begun.elapsed();

@@ -9,26 +9,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::applier::{DeadLetters, Wholeness};
 use crate::clock::Clock;
 use crate::config::ServeConfig;
-use crate::erasure::{Eraser, Gate};
+use crate::erasure::Eraser;
 use crate::health::{Health, StoreHealth, TRAILING_HOUR_MS};
 use crate::http::{self, Service};
 use crate::ingest::Ingest;
-use crate::jobs::retention;
 use crate::journal::{self, Erasure, Journal};
-use crate::query::Queries;
+use crate::query::{Outcome, Queries, Sources};
 use crate::telemetry::Metrics;
+use following::{Following, House};
+use roll::{Origin, Roll};
 use stores::Follower;
 
 pub mod commands;
+mod following;
+mod roll;
 mod stores;
 
 /// A request in flight at shutdown has this long.
@@ -36,11 +38,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// The applier has this long to follow what was acknowledged, and to make it durable; the journal keeps the rest.
 const APPLY_THE_REST: Duration = Duration::from_secs(10);
 
-const PROBE_EVERY: Duration = Duration::from_secs(1);
-const PROBE_AGAIN: Duration = Duration::from_millis(100);
 /// What a start may wait for its index: a small one is then whole in the first answer, a large one is labelled.
 const WHOLE_AT_START: Duration = Duration::from_millis(300);
-const FORGET_EVERY: Duration = Duration::from_mins(1);
 const COUNT_ACTIVE_EVERY: Duration = Duration::from_secs(15);
 
 /// The running service.
@@ -49,9 +48,8 @@ pub struct App {
     journal: Journal,
     stop_http: CancellationToken,
     stop_jobs: CancellationToken,
-    stop_applier: CancellationToken,
     http: JoinHandle<()>,
-    appliers: Vec<JoinHandle<()>>,
+    following: Arc<Following>,
     jobs: Vec<JoinHandle<()>>,
 }
 
@@ -81,38 +79,49 @@ impl App {
         }
 
         let metrics = Metrics::new();
+        let (roll, origin) = Roll::read(&config.data_dir, &config.stores)?;
+        tell_origin(origin, &roll, &config.data_dir)?;
+        let fleet = stores::fleet(&config.data_dir)?;
         let mut followers = Vec::new();
-        for named in stores::named(&config.stores) {
-            followers.push(Follower::open(named, &config, &journal, &metrics).await?);
+        for entry in &roll.entries {
+            let follower = Follower::open((entry.name, &entry.choice), &config, &journal, &metrics, &fleet).await?;
+            followers.push(Arc::new(follower));
         }
-        let first = followers.first().context("there is no store")?.fed.progress.clone();
+        let fed: Vec<_> = followers.iter().map(|follower| follower.fed.clone()).collect();
+        let first = fed.first().context("there is no store")?.clone();
 
-        let sources = followers.iter().map(|follower| follower.fed.source.clone()).collect();
-        let queries = Queries::new(sources, clock.clone(), config.retention);
-        let fed = followers.iter().map(|follower| follower.fed.clone()).collect();
+        let sources = Sources::new(fed.iter().map(|fed| fed.source().clone()).collect());
+        let compared = metrics.clone();
+        let compared = move |store, kind, outcome: Outcome| compared.shadow_answer(store, kind, outcome.word());
+        let queries = Queries::new(sources.clone(), clock.clone(), config.retention, compared);
         let health = Health::new(clock.clone(), journal.clone(), fed, queries.clone(), recovery.newest_ts);
-        let ingest = Ingest::new(journal.clone(), first.watch_applied());
-        let fed = |follower: &Follower| (follower.store.clone(), follower.fed.progress.watch_applied());
+        let ingest = Ingest::new(journal.clone(), first.progress().watch_applied());
         let dir = config.data_dir.clone();
         let take_out = move |erasures: &[Erasure]| take_out_letters(&dir, erasures);
-        let fed = followers.iter().map(fed).collect();
-        let eraser = Eraser::new(journal.clone(), fed, clock.clone(), config.retention, take_out);
+        let eraser = Eraser::new(journal.clone(), clock.clone(), config.retention, take_out);
         at_scrape(&metrics, &health);
 
-        let stop_applier = CancellationToken::new();
-        let follow = |(follower, gate): (&Follower, Gate)| {
-            follower.feed(Arc::new(gate), &journal, &clock, config.retention, stop_applier.clone())
-        };
-        let appliers = followers.iter().zip(eraser.gates()).map(follow).collect();
-
         let stop_jobs = CancellationToken::new();
-        let mut jobs = spawn_jobs(&stop_jobs, &journal, followers, &health, &queries, &metrics, &clock);
-        jobs.extend(spawn_eraser(&eraser, &stop_jobs));
+        let house = House {
+            config,
+            fleet,
+            journal: journal.clone(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            sources,
+            health: health.clone(),
+            ingest: ingest.clone(),
+            eraser: eraser.clone(),
+        };
+        let following = Following::begin(house, roll, followers, stop_jobs.clone());
+        let (worker, until) = (eraser.clone(), stop_jobs.clone());
+        let erase = async move { until.run_until_cancelled(worker.keep_working()).await.unwrap_or(()) };
+        let jobs = vec![tokio::spawn(erase), count_active(&stop_jobs, &queries, &metrics)];
 
         let whole = async {
-            while first.wholeness() != Wholeness::Whole
+            while first.progress().wholeness() != Wholeness::Whole
                 || eraser.is_unfinished()
-                || health.probe(0).await != StoreHealth::Up
+                || health.probe(&first).await != StoreHealth::Up
             {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
@@ -121,9 +130,17 @@ impl App {
         let _ = tokio::time::timeout(WHOLE_AT_START, whole).await;
 
         let stop_http = CancellationToken::new();
-        let router = http::router(Arc::new(Service { ingest, queries, eraser, health, metrics, clock }));
+        let router = http::router(Arc::new(Service {
+            stores: following.clone(),
+            ingest,
+            queries,
+            eraser,
+            health,
+            metrics,
+            clock,
+        }));
         let http = tokio::spawn(http::serve(listener, router, stop_http.clone(), DRAIN));
-        Ok(Self { address, journal, stop_http, stop_jobs, stop_applier, http, appliers, jobs })
+        Ok(Self { address, journal, stop_http, stop_jobs, http, following, jobs })
     }
 
     /// Where it listens.
@@ -136,10 +153,7 @@ impl App {
         self.stop_http.cancel();
         self.http.await?;
         self.journal.close().await;
-        self.stop_applier.cancel();
-        if tokio::time::timeout(APPLY_THE_REST, join_all(self.appliers)).await.is_err() {
-            warn!("a store did not take the rest in time; it will be applied at the next start");
-        }
+        self.following.stop().await;
         self.stop_jobs.cancel();
         for job in self.jobs {
             job.await?;
@@ -170,62 +184,38 @@ fn take_out_letters(dir: &Path, erasures: &[Erasure]) -> io::Result<()> {
     Ok(())
 }
 
-fn spawn_eraser(eraser: &Eraser, stop: &CancellationToken) -> [JoinHandle<()>; 2] {
-    let (visiting, working) = (eraser.clone(), eraser.clone());
-    let (until, also_until) = (stop.clone(), stop.clone());
-    [
-        tokio::spawn(async move { until.run_until_cancelled(visiting.keep_visiting()).await.unwrap_or(()) }),
-        tokio::spawn(async move { also_until.run_until_cancelled(working.keep_working()).await.unwrap_or(()) }),
-    ]
+/// Says where the stores come from, if not from the configuration alone.
+fn tell_origin(origin: Origin, roll: &Roll, dir: &Path) -> io::Result<()> {
+    match origin {
+        Origin::Configuration => Ok(()),
+        Origin::File => {
+            warn!(
+                stores = roll.entries.len(),
+                "the stores are those of the last change at run time, not those of `store`"
+            );
+            Ok(())
+        }
+        Origin::Damaged => {
+            error!("what was changed of the stores at run time cannot be read: `store` holds");
+            Ok(())
+        }
+        Origin::NewConfiguration => {
+            warn!("`store` was changed: it holds, and what was changed at run time before does not");
+            roll.save(dir)
+        }
+    }
 }
 
-fn spawn_jobs(
-    stop: &CancellationToken,
-    journal: &Journal,
-    followers: Vec<Follower>,
-    health: &Health,
-    queries: &Queries,
-    metrics: &Metrics,
-    clock: &Clock,
-) -> Vec<JoinHandle<()>> {
-    let probe = |number| {
-        let health = health.clone();
-        every(PROBE_EVERY, stop, move || {
-            let health = health.clone();
-            async move {
-                // One that is still opening is asked again soon, so that health is right from the start.
-                while health.probe(number).await != StoreHealth::Up {
-                    tokio::time::sleep(PROBE_AGAIN).await;
-                }
-            }
-        })
-    };
-    let mut jobs: Vec<_> = (0..health.stores()).map(probe).collect();
-
-    let all: Arc<[_]> = followers.iter().map(|follower| follower.fed.progress.clone()).collect();
-    for Follower { name, store, .. } in followers {
-        let (journal, clock, all, kept) = (journal.clone(), clock.clone(), all.clone(), queries.retention());
-        jobs.push(every(FORGET_EVERY, stop, move || {
-            let (journal, store, clock) = (journal.clone(), store.clone(), clock.clone());
-            let held = all.iter().map(|progress| progress.durable_offset()).min().unwrap_or_default();
-            async move {
-                if let Err(error) = retention::forget(&journal, &store, held, &clock, kept).await {
-                    warn!(store = name, %error, "could not forget what is out of the retention; trying again");
-                }
-            }
-        }));
-    }
-
+fn count_active(stop: &CancellationToken, queries: &Queries, metrics: &Metrics) -> JoinHandle<()> {
     let (queries, metrics) = (queries.clone(), metrics.clone());
-    jobs.push(every(COUNT_ACTIVE_EVERY, stop, move || {
+    every(COUNT_ACTIVE_EVERY, stop, move || {
         let (queries, metrics) = (queries.clone(), metrics.clone());
         async move {
             let trailing_hour = Duration::from_millis(TRAILING_HOUR_MS as u64);
             let count = queries.active_count(trailing_hour).await;
             metrics.set_active_drivers(count.ok().map(|answer| answer.value));
         }
-    }));
-    jobs
+    })
 }
 
 /// Runs `job` now and then again and again, with `pause` between, until `stop`.

@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::journal::Journal;
 use crate::model::{MAX_AHEAD_MS, Timestamp};
 use crate::query::{IndexState, Queries, Source};
-use crate::store::Window;
+use crate::store::{FOREIGN, Window};
 
 /// The trailing hour, in milliseconds: everything not older than this.
 pub const TRAILING_HOUR_MS: i64 = 3_600_000;
@@ -67,7 +67,7 @@ pub struct Report {
 }
 
 /// What is known of one store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreReport {
     /// Its name.
     pub name: &'static str,
@@ -82,13 +82,14 @@ pub struct StoreReport {
     /// Points that it refused, and that wait for somebody to look into why.
     pub dead_letters: u64,
     /// What keeps it from doing all that it should, if anything is known to.
-    pub trouble: Option<&'static str>,
+    pub trouble: Option<String>,
 }
 
 impl StoreReport {
     /// Its state in the words of the metric.
-    pub const fn state(&self) -> &'static str {
+    pub fn state(&self) -> &'static str {
         match (self.health, self.index) {
+            _ if self.trouble.as_deref() == Some(FOREIGN) => "foreign",
             (StoreHealth::Unreachable, _) => "unreachable",
             (StoreHealth::Unknown, _) => "unknown",
             (StoreHealth::Up, IndexState::Complete) => "up",
@@ -97,13 +98,29 @@ impl StoreReport {
     }
 }
 
-/// A store that is fed and asked.
+/// A store that is fed and asked. Clones are about the same one.
 #[derive(Clone)]
 pub struct Fed {
+    source: Arc<Source>,
+    progress: Arc<Progress>,
+    health: Arc<Mutex<StoreHealth>>,
+}
+
+impl Fed {
+    /// Answered from by `source`, fed as far as `progress` says, and not asked yet.
+    pub fn new(source: Arc<Source>, progress: Arc<Progress>) -> Self {
+        Self { source, progress, health: Arc::new(Mutex::new(StoreHealth::Unknown)) }
+    }
+
     /// What answers.
-    pub source: Arc<Source>,
+    pub const fn source(&self) -> &Arc<Source> {
+        &self.source
+    }
+
     /// How far it is fed.
-    pub progress: Arc<Progress>,
+    pub const fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
 }
 
 /// Knows when the fleet last reported. Clones share what they know.
@@ -113,7 +130,7 @@ pub struct Health(Arc<Shared>);
 struct Shared {
     clock: Clock,
     journal: Journal,
-    stores: Vec<(Fed, Mutex<StoreHealth>)>,
+    stores: Mutex<Vec<Fed>>,
     queries: Queries,
     own_last_report_ms: AtomicI64,
     last_report_ms: AtomicI64,
@@ -129,7 +146,7 @@ impl Health {
         queries: Queries,
         own_last_report: Option<Timestamp>,
     ) -> Self {
-        let stores = stores.into_iter().map(|fed| (fed, Mutex::new(StoreHealth::Unknown))).collect();
+        let stores = Mutex::new(stores);
         let own_last_report_ms = AtomicI64::new(own_last_report.map_or(NEVER, Timestamp::as_ms));
         let last_report_ms = AtomicI64::new(NEVER);
         Self(Arc::new(Shared { clock, journal, stores, queries, own_last_report_ms, last_report_ms }))
@@ -147,8 +164,7 @@ impl Health {
             |ms: &AtomicI64| Some(ms.load(Ordering::Relaxed)).filter(|ms| *ms != NEVER).map(Timestamp::from_ms);
         let last_report = known(&self.0.own_last_report_ms).max(known(&self.0.last_report_ms)).map(|ts| ts.min(now));
         let last_report_age_ms = last_report.map(|ts| now.ms_since(ts));
-        let stores: Vec<StoreReport> =
-            self.0.stores.iter().map(|(fed, health)| report_of(fed, *health.lock())).collect();
+        let stores: Vec<StoreReport> = self.0.stores.lock().iter().map(report_of).collect();
         let index = self.0.queries.index_state();
         let journal_writable = self.0.journal.is_writable();
         let is_reporting = last_report_age_ms.is_some_and(|age| age <= TRAILING_HOUR_MS);
@@ -164,19 +180,23 @@ impl Health {
         Report { status, last_report, last_report_age_ms, stores, index, journal_writable }
     }
 
-    /// How many stores there are: [`Health::probe`] takes their numbers.
-    pub fn stores(&self) -> usize {
-        self.0.stores.len()
+    /// From now on these are the stores, in the order in which they answer.
+    pub fn set_stores(&self, stores: Vec<Fed>) {
+        *self.0.stores.lock() = stores;
     }
 
     /// Asks a store once, for at most a second, and says whether it answered.
-    pub async fn probe(&self, number: usize) -> StoreHealth {
-        let Some((Fed { source, .. }, health)) = self.0.stores.get(number) else { return StoreHealth::Unknown };
+    pub async fn probe(&self, Fed { source, health, .. }: &Fed) -> StoreHealth {
         let now = self.0.clock.now();
         let window = Window { since: now.plus_ms(-TRAILING_HOUR_MS), until: now.plus_ms(MAX_AHEAD_MS) };
+        let store = source.store();
         let ask = async {
-            source.store().ping().await?;
-            source.store().last_report(window).await
+            store.ping().await?;
+            match store.last_report(window).await {
+                // What it can be asked of it answers.
+                Err(_) if store.is_partial() => Ok(None),
+                last_report => last_report,
+            }
         };
         let probed = match tokio::time::timeout(PROBE_DEADLINE, ask).await {
             Ok(Ok(last_report)) => {
@@ -192,10 +212,10 @@ impl Health {
     }
 }
 
-fn report_of(Fed { source, progress }: &Fed, health: StoreHealth) -> StoreReport {
+fn report_of(Fed { source, progress, health }: &Fed) -> StoreReport {
     StoreReport {
         name: source.store().name(),
-        health,
+        health: *health.lock(),
         index: source.state(),
         backlog_points: progress.backlog_points(),
         pass: progress.pass(),

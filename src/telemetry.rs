@@ -21,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 use crate::model::{Defect, Timestamp};
 
 /// The states a store can be in, as the metric has them.
-pub const STORE_STATES: [&str; 6] = ["up", "rebuilding", "partial", "fallback", "unreachable", "unknown"];
+pub const STORE_STATES: [&str; 7] = ["up", "rebuilding", "partial", "fallback", "unreachable", "foreign", "unknown"];
 
 /// Half a millisecond to four seconds, doubling: an answer from memory, and one at its deadline.
 const DURATION_BUCKETS_S: (f64, f64, usize) = (0.000_5, 2.0, 14);
@@ -45,6 +45,8 @@ struct Shared {
     deadletter_points: IntGaugeVec,
     applier_restarts: IntCounterVec,
     redis_slowlog_entries: IntCounterVec,
+    store_shares: [IntGaugeVec; 2],
+    shadow_answers: IntCounterVec,
     vendor_expiry: GaugeVec,
     at_scrape: Mutex<Vec<Box<dyn Fn() + Send>>>,
 }
@@ -141,6 +143,8 @@ impl Metrics {
                 "Entries of the slow log of Redis, by whose command it was.",
                 &["client"],
             ),
+            store_shares: store_shares(&registry),
+            shadow_answers: shadow_answers(&registry),
             vendor_expiry: register(
                 &registry,
                 GaugeVec::new(
@@ -223,6 +227,30 @@ impl Metrics {
         self.0.redis_slowlog_entries.with_label_values(&[client])
     }
 
+    /// The shares of a store.
+    pub fn set_store_shares(&self, store: &'static str, reads_percent: u8, shadow_percent: u8) {
+        for (gauge, percent) in self.0.store_shares.iter().zip([reads_percent, shadow_percent]) {
+            gauge.with_label_values(&[store]).set(i64::from(percent));
+        }
+    }
+
+    /// An answer of a store was compared. The words come from closed sets.
+    pub fn shadow_answer(&self, store: &'static str, kind: &'static str, outcome: &'static str) {
+        self.0.shadow_answers.with_label_values(&[store, kind, outcome]).inc();
+    }
+
+    /// Nothing is so of a store at present, for it is none of ours any more. What was counted of it stays.
+    pub fn forget_store(&self, store: &'static str) {
+        let Shared { journal_backlog, rebuild_points, deadletter_points, store_shares, store_state, .. } = &*self.0;
+        for gauge in [journal_backlog, rebuild_points, deadletter_points].into_iter().chain(store_shares) {
+            // There may be none.
+            let _ = gauge.remove_label_values(&[store]);
+        }
+        for state in STORE_STATES {
+            let _ = store_state.remove_label_values(&[store, state]);
+        }
+    }
+
     /// When something bought from others runs out. The labels come from the configuration.
     pub fn set_vendor_expiry(&self, name: &str, owner: &str, kind: &str, ts: Timestamp) {
         self.0.vendor_expiry.with_label_values(&[name, owner, kind]).set(ts.as_ms() as f64 / 1_000.0);
@@ -261,6 +289,32 @@ fn int_counters(registry: &Registry, rest: &str, help: &str, labels: &[&str]) ->
 
 fn int_gauges(registry: &Registry, rest: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
     register(registry, IntGaugeVec::new(Opts::new(name(rest), help), labels).expect(WELL_FORMED))
+}
+
+fn store_shares(registry: &Registry) -> [IntGaugeVec; 2] {
+    [
+        int_gauges(
+            registry,
+            "store_reads_percent",
+            "Of a hundred reads, how many a store should answer.",
+            &["store"],
+        ),
+        int_gauges(
+            registry,
+            "store_shadow_percent",
+            "Of a hundred reads that others answer, how many of a store's answers are compared.",
+            &["store"],
+        ),
+    ]
+}
+
+fn shadow_answers(registry: &Registry) -> IntCounterVec {
+    int_counters(
+        registry,
+        "shadow_answers_total",
+        "Answers of a store that were compared with another's, by the kind of question and what came out.",
+        &["store", "kind", "outcome"],
+    )
 }
 
 fn histograms(registry: &Registry, rest: &str, help: &str, labels: &[&str]) -> HistogramVec {

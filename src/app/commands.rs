@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::stores;
+use super::roll::{Entry, Roll};
+use super::stores::{self, embedded_dir};
 use crate::applier::{DeadLetters, Replayed, Zeal, replay};
 use crate::clock::Clock;
 use crate::config::{IndexConfig, StoreChoice};
@@ -21,7 +22,7 @@ use crate::jobs::verify::{Count, Findings, ON_THEIR_WAY_MS, verify as compare};
 use crate::jobs::{rebuild, verify};
 use crate::journal::{Checkpoint, Damage, Held, JournalId, Note, id_in};
 use crate::model::Offset;
-use crate::store::Store;
+use crate::store::{FOREIGN, Store};
 
 /// A store that cannot be asked is asked again for so long.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,12 +33,12 @@ const TRIES: usize = 20;
 /// `geotrail rebuild`: each of the stores, from the journal.
 pub async fn rebuild(config: IndexConfig) -> anyhow::Result<bool> {
     let id = journal_of(&config)?;
-    for (name, choice) in stores::named(&config.stores) {
+    for Entry { name, choice, .. } in named(&config)? {
         let began = Instant::now();
-        let rebuilt = match choice {
-            StoreChoice::Embedded => rebuild_embedded(&config, id, name, choice).await?,
+        let rebuilt = match &choice {
+            StoreChoice::Embedded => rebuild_embedded(&config, id, name, &choice).await?,
             StoreChoice::Redis(_) => {
-                let store = opened(&config, choice, own_name()).await?;
+                let store = opened(&config, &choice, own_name()).await?;
                 put_into(&config, name, store).await?
             }
         };
@@ -85,17 +86,17 @@ async fn put_into(config: &IndexConfig, name: &str, store: Arc<dyn Store>) -> Re
 pub async fn verify(config: IndexConfig) -> anyhow::Result<bool> {
     let id = journal_of(&config)?;
     let mut all_whole = true;
-    for (name, choice) in stores::named(&config.stores) {
-        let findings = match choice {
+    for Entry { name, choice, .. } in named(&config)? {
+        let findings = match &choice {
             StoreChoice::Embedded => {
-                let (_copy, store, until) = look_at_embedded(&config, id, name, choice).await?;
+                let (_copy, store, until) = look_at_embedded(&config, id, name, &choice).await?;
                 say(&format!(
                     "{name}: compared up to offset {until} of the journal: what follows is not in its files"
                 ))?;
                 compared(&config, Some(until), store).await?
             }
             StoreChoice::Redis(_) => {
-                let store = stores::open(choice, &config, own_name()).await?;
+                let store = stores::open(&choice, &config, own_name(), &stores::fleet(&config.data_dir)?).await?;
                 compared(&config, None, store).await?
             }
         };
@@ -118,7 +119,7 @@ async fn look_at_embedded(
         let noted = checkpoint.read()?.unwrap_or_default().offset;
         let copy = Copy::of(&config.data_dir)?;
         let at_copy = IndexConfig { data_dir: copy.dir.clone(), ..config.clone() };
-        let store = stores::open(choice, &at_copy, id.to_string()).await?;
+        let store = stores::open(choice, &at_copy, id.to_string(), &stores::fleet(&config.data_dir)?).await?;
         // Files of two moments do not fit together, and then nothing of them counts.
         if store.open("").await?.unwrap_or_default() >= noted {
             return Ok((copy, store, noted));
@@ -177,22 +178,29 @@ pub fn list_dead_letters(config: &IndexConfig) -> anyhow::Result<bool> {
 pub async fn replay_dead_letters(config: IndexConfig) -> anyhow::Result<bool> {
     let id = journal_of(&config)?;
     let mut none_left = true;
-    for (name, choice) in stores::named(&config.stores) {
+    for Entry { name, choice, .. } in named(&config)? {
         let letters = DeadLetters::of(&config.data_dir, name);
-        let (_held, instance) = match choice {
+        let (_held, instance) = match &choice {
             StoreChoice::Embedded => {
                 let held = Held::take(&config.data_dir).context("an embedded store belongs to the service on it")?;
                 (Some(held), id.to_string())
             }
             StoreChoice::Redis(_) => (None, own_name()),
         };
-        let store = opened(&config, choice, instance).await?;
+        let store = opened(&config, &choice, instance).await?;
         let replayed = replay(&letters, &*store, &Clock::system(), config.retention, Zeal::Thorough).await?;
         let Replayed { points, refused } = replayed;
         say(&format!("{name}: {points} points put in, {refused} refused again"))?;
         none_left &= refused == 0;
     }
     Ok(none_left)
+}
+
+/// The stores by the names that the service has for them.
+fn named(config: &IndexConfig) -> anyhow::Result<Vec<Entry>> {
+    let (roll, _) = Roll::read(&config.data_dir, &config.stores)?;
+    let is_given = |entry: &Entry| config.stores.iter().any(|store| store.to_string() == entry.choice.to_string());
+    Ok(roll.entries.into_iter().filter(is_given).collect())
 }
 
 fn journal_of(config: &IndexConfig) -> anyhow::Result<JournalId> {
@@ -207,19 +215,15 @@ fn own_name() -> String {
 
 /// A store that is ready to be written to.
 async fn opened(config: &IndexConfig, choice: &StoreChoice, instance: String) -> anyhow::Result<Arc<dyn Store>> {
-    let store = stores::open(choice, config, instance).await?;
+    let store = stores::open(choice, config, instance, &stores::fleet(&config.data_dir)?).await?;
     let deadline = Instant::now() + PATIENCE;
     while let Err(error) = store.open("").await {
-        if Instant::now() > deadline {
+        if Instant::now() > deadline || store.trouble().as_deref() == Some(FOREIGN) {
             return Err(error.into());
         }
         tokio::time::sleep(PAUSE).await;
     }
     Ok(store)
-}
-
-fn embedded_dir(data_dir: &Path) -> PathBuf {
-    data_dir.join("embedded")
 }
 
 /// The files of an embedded store under names of our own, so that opening them changes nothing of the store. None is

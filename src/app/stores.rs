@@ -1,46 +1,54 @@
-//! The stores by name: made from the configuration, each with what feeds it and what answers from it.
+//! One store: made from what the configuration says, measured and audited, with what feeds it and what answers from it.
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::applier::{Applier, Progress, Wholeness};
 use crate::clock::Clock;
-use crate::config::{IndexConfig, MAX_STORES, SecretUrl, StoreChoice};
+use crate::config::{IndexConfig, SecretUrl, StoreChoice};
 use crate::health::Fed;
-use crate::journal::Journal;
+use crate::journal::{Journal, replace};
 use crate::query::{IndexState, Label, Sight, Source};
 use crate::store::audited::Audited;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::measured::Measured;
-use crate::store::redis::RedisStore;
-use crate::store::{Store, embedded, redis};
+use crate::store::redis::{Fleet, RedisStore};
+use crate::store::{Store, StoreError, embedded, redis};
 use crate::telemetry::Metrics;
 
 /// A Redis call ends by then, one way or the other.
 const REDIS_DEADLINE: Duration = Duration::from_secs(2);
-
-/// What several Redis are called, in their order.
-const REDIS_NAMES: [&str; MAX_STORES] = ["redis", "redis-2", "redis-3", "redis-4"];
 
 /// A store that follows the journal.
 pub(super) struct Follower {
     pub(super) name: &'static str,
     pub(super) store: Arc<dyn Store>,
     pub(super) fed: Fed,
+    /// It was never fed from this directory, or nothing is noted of that.
+    pub(super) is_strange: bool,
+    redis: Option<Arc<RedisStore>>,
 }
 
-/// Each store with its name, in the order of the configuration.
-pub(super) fn named(stores: &[StoreChoice]) -> Vec<(&'static str, &StoreChoice)> {
-    let mut redis = REDIS_NAMES.iter();
-    let name = |choice: &StoreChoice| match choice {
-        StoreChoice::Embedded => "embedded",
-        StoreChoice::Redis(_) => redis.next().expect("the configuration has no more stores than names"),
+/// Where the files of the embedded store are.
+pub(super) fn embedded_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("embedded")
+}
+
+/// The fleet that is noted in a data directory, or will be when a Redis is met. One for all stores of the process.
+pub(super) fn fleet(data_dir: &Path) -> anyhow::Result<Arc<Fleet>> {
+    let path = data_dir.join("fleet");
+    let noted = match std::fs::read_to_string(&path) {
+        Ok(text) => Some(text.trim().to_owned()).filter(|id| !id.is_empty()),
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidData) => None,
+        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
     };
-    stores.iter().map(name).zip(stores).collect()
+    Ok(Arc::new(Fleet::new(noted, move |id| replace(&path, &format!("{id}\n")))))
 }
 
 /// A store that nothing feeds yet. `instance` is the journal's id, or a command's own.
@@ -48,6 +56,7 @@ pub(super) async fn open(
     choice: &StoreChoice,
     config: &IndexConfig,
     instance: String,
+    fleet: &Arc<Fleet>,
 ) -> anyhow::Result<Arc<dyn Store>> {
     Ok(match choice {
         StoreChoice::Embedded => Arc::new(EmbeddedStore::new(embedded::Options {
@@ -55,11 +64,16 @@ pub(super) async fn open(
             journal: instance,
             memtable_bytes: embedded::Options::DEFAULT_MEMTABLE_BYTES,
         })),
-        StoreChoice::Redis(url) => Arc::new(open_redis(url, config, instance).await?),
+        StoreChoice::Redis(url) => Arc::new(open_redis(url, config, instance, fleet).await?),
     })
 }
 
-async fn open_redis(url: &SecretUrl, config: &IndexConfig, instance: String) -> anyhow::Result<RedisStore> {
+async fn open_redis(
+    url: &SecretUrl,
+    config: &IndexConfig,
+    instance: String,
+    fleet: &Arc<Fleet>,
+) -> anyhow::Result<RedisStore> {
     let options = redis::Options {
         url: url.expose().to_owned(),
         ca: config.redis_ca.clone(),
@@ -69,7 +83,7 @@ async fn open_redis(url: &SecretUrl, config: &IndexConfig, instance: String) -> 
         retention: config.retention,
         deadline: REDIS_DEADLINE,
     };
-    Ok(RedisStore::connect(options).await?)
+    Ok(RedisStore::connect(options).await?.of_fleet(fleet.clone()))
 }
 
 impl Follower {
@@ -79,15 +93,16 @@ impl Follower {
         config: &IndexConfig,
         journal: &Journal,
         metrics: &Metrics,
+        fleet: &Arc<Fleet>,
     ) -> anyhow::Result<Self> {
         let instance = journal.id().to_string();
-        let inner = match choice {
-            StoreChoice::Embedded => open(choice, config, instance).await?,
-            StoreChoice::Redis(url) => {
-                let store = Arc::new(open_redis(url, config, instance).await?);
-                count_slow_commands(metrics, &store);
-                store
-            }
+        let redis = match choice {
+            StoreChoice::Embedded => None,
+            StoreChoice::Redis(url) => Some(Arc::new(open_redis(url, config, instance.clone(), fleet).await?)),
+        };
+        let inner: Arc<dyn Store> = match &redis {
+            Some(redis) => redis.clone(),
+            None => open(choice, config, instance, fleet).await?,
         };
         let observing = metrics.clone();
         let measured = Measured::new(name, inner, move |operation, took| {
@@ -96,9 +111,41 @@ impl Follower {
         let progress = Arc::new(Progress::new(journal.committed()));
         let told = progress.clone();
         let store: Arc<dyn Store> = Arc::new(Audited::new(Arc::new(measured), move |offset| told.lost(offset)));
-        let source = Arc::new(Source::new(store.clone(), label(&progress)));
-        at_scrape(metrics, name, &progress);
-        Ok(Self { name, store, fed: Fed { source, progress } })
+        let source = Arc::new(Source::new(store.clone(), label(&progress, &store)));
+        let is_strange = journal.checkpoint(name).read()?.is_none();
+        Ok(Self { name, store, fed: Fed::new(source, progress), is_strange, redis })
+    }
+
+    /// Its figures are told at every scrape, as long as it is there.
+    pub(super) fn tell(&self, metrics: &Metrics) {
+        at_scrape(metrics, self.name, Arc::downgrade(self.fed.progress()));
+        if let Some(redis) = &self.redis {
+            count_slow_commands(metrics, Arc::downgrade(redis));
+        }
+    }
+
+    /// Whether it holds another fleet's data.
+    pub(super) async fn is_foreign(&self) -> bool {
+        match &self.redis {
+            Some(redis) => redis.is_foreign().await,
+            None => false,
+        }
+    }
+
+    /// Makes it our fleet's.
+    pub(super) async fn adopt(&self) -> Result<(), StoreError> {
+        match &self.redis {
+            Some(redis) => redis.adopt().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Which databases of which servers it is in, as far as those tell.
+    pub(super) async fn servers(&self) -> Vec<String> {
+        match &self.redis {
+            Some(redis) => redis.servers().await,
+            None => Vec::new(),
+        }
     }
 
     /// Feeds it by way of `gate`, until `stop`.
@@ -110,17 +157,19 @@ impl Follower {
         retention: Duration,
         stop: CancellationToken,
     ) -> JoinHandle<()> {
-        let progress = self.fed.progress.clone();
+        let progress = self.fed.progress().clone();
         let applier = Applier::new(journal.clone(), gate, progress, clock.clone(), retention);
         tokio::spawn(applier.supervised(stop))
     }
 }
 
-/// What the applier's progress makes of an answer.
-fn label(progress: &Arc<Progress>) -> Label {
-    let progress = progress.clone();
+/// What the applier's progress, and what of the store can be asked, make of an answer.
+fn label(progress: &Arc<Progress>, store: &Arc<dyn Store>) -> Label {
+    let (progress, store) = (progress.clone(), store.clone());
     Label::from_fn(move || {
+        let is_partial = store.is_partial();
         let state = match progress.wholeness() {
+            _ if is_partial => IndexState::Partial { as_of: None },
             Wholeness::Whole => IndexState::Complete,
             Wholeness::Behind(as_of) => IndexState::Rebuilding { as_of },
             Wholeness::Lacking(as_of) => IndexState::Partial { as_of },
@@ -130,10 +179,11 @@ fn label(progress: &Arc<Progress>) -> Label {
 }
 
 /// What Redis' own slow log had, of commands that we sent and of all others.
-fn count_slow_commands(metrics: &Metrics, store: &Arc<RedisStore>) {
-    let (store, counted) = (store.clone(), Mutex::new((0, 0)));
+fn count_slow_commands(metrics: &Metrics, store: Weak<RedisStore>) {
+    let counted = Mutex::new((0, 0));
     let (own, others) = (metrics.redis_slowlog_entries("geotrail"), metrics.redis_slowlog_entries("other"));
     metrics.at_scrape(move || {
+        let Some(store) = store.upgrade() else { return };
         let mut counted = counted.lock();
         let now = store.slow_log_entries();
         own.inc_by(now.0 - counted.0);
@@ -143,15 +193,19 @@ fn count_slow_commands(metrics: &Metrics, store: &Arc<RedisStore>) {
 }
 
 /// Metrics that are read off where they are known, when they are asked for.
-fn at_scrape(metrics: &Metrics, name: &'static str, progress: &Arc<Progress>) {
-    let progress = progress.clone();
+fn at_scrape(metrics: &Metrics, name: &'static str, progress: Weak<Progress>) {
+    let counted = Mutex::new((0, 0));
     let (applied, restarts) = (metrics.points_applied(name), metrics.applier_restarts(name));
     let (backlog, rebuild) = (metrics.journal_backlog(name), metrics.rebuild_points(name));
     let dead_letters = metrics.deadletter_points(name);
     let points = |points: u64| i64::try_from(points).unwrap_or(i64::MAX);
     metrics.at_scrape(move || {
-        applied.inc_by(progress.points_applied().saturating_sub(applied.get()));
-        restarts.inc_by(progress.restarts().saturating_sub(restarts.get()));
+        let Some(progress) = progress.upgrade() else { return };
+        let mut counted = counted.lock();
+        let now = (progress.points_applied(), progress.restarts());
+        applied.inc_by(now.0 - counted.0);
+        restarts.inc_by(now.1 - counted.1);
+        *counted = now;
         backlog.set(points(progress.backlog_points()));
         let pass = progress.pass().unwrap_or_default();
         rebuild.set(points(pass.points_total.saturating_sub(pass.points_done)));

@@ -8,7 +8,8 @@
 //! The checkpoint moves only after the store has the points, and stays at the beginning of what a pass still owes:
 //! a crash costs repetition, which stores bear, never loss. A store that cannot be written to is tried again with a
 //! jittered back-off for as long as it takes: the journal is the queue, nothing waits in memory. What a store refuses
-//! for ever is set aside ([`DeadLetters`]), so that it holds nothing up.
+//! for ever is set aside ([`DeadLetters`]), so that it holds nothing up. What a part of a store cannot be given now, the
+//! store owes: it is told as lost as soon as it can be given, and the checkpoint waits for that.
 //!
 //! Never here: HTTP, an adapter, a decision about what to answer (that is the label's reader).
 
@@ -32,7 +33,7 @@ use tracing::{error, info, warn};
 use crate::clock::Clock;
 use crate::journal::{Checkpoint, Committed, Journal, Note, Reader, Record};
 use crate::model::Offset;
-use crate::store::Store;
+use crate::store::{Applied, Store};
 
 pub use dead_letters::{DeadLetters, Letter};
 pub use history::{Chunk, History, Stretch, look};
@@ -136,6 +137,7 @@ impl Applier {
             most: LIVE_POINTS,
             told: Instant::now(),
             replayed: Instant::now(),
+            is_partial: false,
             noted: (start, Instant::now()),
             is_lowered: true,
             applier: self,
@@ -176,8 +178,14 @@ impl Applier {
 
 /// Looks again and again whether the store still has what it was given.
 async fn audits(store: Arc<dyn Store>, progress: Arc<Progress>) -> Infallible {
+    let mut evictions = store.evictions();
     loop {
         audit(&*store, &progress).await;
+        let now = store.evictions();
+        if now > evictions {
+            evictions = now;
+            progress.doubted();
+        }
         tokio::time::sleep(AUDIT_EVERY).await;
     }
 }
@@ -209,6 +217,8 @@ struct Run {
     told: Instant,
     /// When what was refused was last tried again.
     replayed: Instant,
+    /// The last batch could be put in in part alone.
+    is_partial: bool,
     /// The checkpoint, and when it was last looked after.
     noted: (Offset, Instant),
     /// The checkpoint is not beyond what the pass owes: only then may the pass go on, for a store may note more.
@@ -223,6 +233,11 @@ impl Run {
             if let Some(loss) = self.applier.progress.loss() {
                 warn!(store = self.applier.name(), from = loss.get(), "the store lost data; making it whole again");
                 self.begin_pass(loss, false).await?;
+            } else if self.pass.is_none() && self.applier.progress.is_doubted() {
+                warn!(store = self.applier.name(), "the store let go of keys; putting everything in once more");
+                let doubts = self.applier.progress.doubts();
+                self.begin_pass(Offset::START, false).await?;
+                self.applier.progress.met(doubts);
             }
             let goal = *committed.borrow_and_update();
             let outcome = match self.follow(goal).await? {
@@ -310,9 +325,20 @@ impl Run {
         let mut back_off = BackOff::new();
         loop {
             match self.applier.put.once(&chunk).await {
-                Ok(set_aside) => {
+                Ok((applied, set_aside)) => {
                     self.live_points = points_end;
                     self.set_aside(set_aside);
+                    let is_partial = applied == Applied::Partly;
+                    if is_partial {
+                        self.applier.progress.left_out(start, end);
+                    }
+                    if is_partial && !self.is_partial {
+                        warn!(
+                            store = self.applier.name(),
+                            "a part of the store cannot be asked: what it lacks is owed"
+                        );
+                    }
+                    self.is_partial = is_partial;
                     self.applier.progress.applied(end, points_end, chunk.points.len(), received);
                     return Ok(true);
                 }
@@ -402,7 +428,7 @@ impl Run {
         let rest = chunk.split(self.most);
         let began = Instant::now();
         match self.applier.put.once(&chunk).await {
-            Ok(set_aside) => {
+            Ok((_, set_aside)) => {
                 self.set_aside(set_aside);
                 self.pending = rest;
                 self.most = next_most(self.most, began.elapsed());
@@ -475,8 +501,10 @@ impl Run {
     async fn note(&mut self) -> Result<(), ApplierError> {
         let Put { store, letters, .. } = &self.applier.put;
         self.noted.1 = Instant::now();
-        let owed = self.history.as_ref().and_then(History::from);
+        // A loss that was told since is not yet in the hands of the pass.
         let durable = store.durable();
+        let loss = self.applier.progress.loss();
+        let owed = self.history.as_ref().and_then(History::from).into_iter().chain(loss).min();
         let target = match owed {
             Some(owed) => owed.min(self.noted.0.max(durable)),
             None => self.noted.0.max(durable),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use crate::journal::Committed;
+use crate::journal::{Committed, Reach};
 use crate::model::{Offset, Timestamp};
 
 /// An answer is whole if everything acknowledged until this long ago is in the store. It is what a point may take
@@ -20,12 +20,15 @@ pub const FRESHNESS_BOUND: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Progress {
     committed: watch::Receiver<Committed>,
-    applied: watch::Sender<Offset>,
+    applied: watch::Sender<Reach>,
     durable: watch::Sender<Offset>,
     points_end: AtomicU64,
     points_applied: AtomicU64,
     restarts: AtomicU64,
     losses: AtomicU64,
+    doubts: AtomicU64,
+    /// Doubts that a pass has taken care of, or is taking care of.
+    met: AtomicU64,
     lost: Notify,
     state: Mutex<State>,
 }
@@ -82,19 +85,21 @@ impl Progress {
     pub fn new(committed: watch::Receiver<Committed>) -> Self {
         Self {
             committed,
-            applied: watch::Sender::new(Offset::START),
+            applied: watch::Sender::default(),
             durable: watch::Sender::new(Offset::START),
             points_end: AtomicU64::new(0),
             points_applied: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
             losses: AtomicU64::new(0),
+            doubts: AtomicU64::new(0),
+            met: AtomicU64::new(0),
             lost: Notify::new(),
             state: Mutex::default(),
         }
     }
 
     /// Tells up to where whoever waits for the store may rely on it.
-    pub fn watch_applied(&self) -> watch::Receiver<Offset> {
+    pub fn watch_applied(&self) -> watch::Receiver<Reach> {
         self.applied.subscribe()
     }
 
@@ -139,6 +144,9 @@ impl Progress {
     /// Whether answers from the store are whole at this moment.
     pub fn wholeness(&self) -> Wholeness {
         let State { whole, received, live, loss, pass, set_aside } = *self.state.lock();
+        if self.is_doubted() {
+            return Wholeness::Behind(None);
+        }
         if loss.is_some() || pass.is_some() {
             return Wholeness::Behind(pass.and_then(|pass| pass.as_of).filter(|_| loss.is_none()));
         }
@@ -164,6 +172,29 @@ impl Progress {
         self.lost.notify_one();
     }
 
+    /// The store may have lost anything. What a pass under way has put in may be gone as well, so another follows; but
+    /// it is not begun anew each time, or it would never end while a store goes on losing.
+    pub(super) fn doubted(&self) {
+        self.doubts.fetch_add(1, Ordering::AcqRel);
+        self.losses.fetch_add(1, Ordering::Release);
+        self.lost.notify_one();
+    }
+
+    /// How often it may have lost anything.
+    pub(super) fn doubts(&self) -> u64 {
+        self.doubts.load(Ordering::Acquire)
+    }
+
+    /// Whether a pass from the beginning has to follow.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubts() > self.met.load(Ordering::Acquire)
+    }
+
+    /// A pass from the beginning began after so many doubts.
+    pub(super) fn met(&self, doubts: u64) {
+        self.met.fetch_max(doubts, Ordering::AcqRel);
+    }
+
     /// Returns when something may have been lost.
     pub(super) async fn something_lost(&self) {
         self.lost.notified().await;
@@ -184,6 +215,14 @@ impl Progress {
 
     pub(super) fn set_set_aside(&self, set_aside: SetAside) {
         self.state.lock().set_aside = set_aside;
+    }
+
+    /// Some of what lies between these was not put in. Told before it counts as applied.
+    pub(super) fn left_out(&self, start: Offset, end: Offset) {
+        self.applied.send_if_modified(|reach| {
+            reach.leave_out(start, end);
+            false
+        });
     }
 
     pub(super) fn applied(&self, end: Offset, points_end: u64, points: usize, received: Timestamp) {
@@ -223,11 +262,7 @@ impl Progress {
     /// Whoever waits for a point that is in a pass for the first time goes on waiting.
     fn publish(&self, state: &State) {
         if !state.pass.is_some_and(|pass| pass.has_news) {
-            self.applied.send_if_modified(|applied| {
-                let is_news = state.live > *applied;
-                *applied = state.live.max(*applied);
-                is_news
-            });
+            self.applied.send_if_modified(|reach| reach.extend(state.live));
         }
     }
 }

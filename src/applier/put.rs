@@ -14,7 +14,7 @@ use super::history::Chunk;
 use super::progress::SetAside;
 use crate::clock::Clock;
 use crate::model::{Offset, Point};
-use crate::store::{Batch, Store, StoreError};
+use crate::store::{Applied, Batch, Store, StoreError};
 
 /// A store bounds its calls itself; one that does not is hung.
 const HUNG: Duration = Duration::from_secs(30);
@@ -42,12 +42,12 @@ impl Put {
         Self { store, letters, clock, retention, panics: Arc::default() }
     }
 
-    /// Once. When it returns `Ok`, every point is in the store or, on disk, among the dead letters: then it tells how
-    /// many of those there are by now.
-    pub async fn once(&self, chunk: &Chunk) -> Result<Option<SetAside>, StoreError> {
-        match self.apply(&chunk.points, chunk.end, chunk.repeated, ACCIDENTS).await {
-            Err(StoreError::Refused(_)) => self.sift(chunk).await.map(Some),
-            outcome => outcome.map(|()| None),
+    /// Once. When it returns `Ok`, every point is in the store, or owed by it, or, on disk, among the dead letters: then
+    /// it tells how many of those there are by now.
+    pub async fn once(&self, chunk: &Chunk) -> Result<(Applied, Option<SetAside>), StoreError> {
+        match self.apply(&chunk.points, (chunk.start, chunk.end), chunk.repeated, ACCIDENTS).await {
+            Err(StoreError::Refused(_)) => self.sift(chunk).await.map(|(applied, all)| (applied, Some(all))),
+            outcome => outcome.map(|applied| (applied, None)),
         }
     }
 
@@ -57,9 +57,16 @@ impl Put {
     }
 
     /// So many panics in a row as `accidents` says are not the fault of the points.
-    async fn apply(&self, points: &[Point], end: Offset, repeated: bool, accidents: u32) -> Result<(), StoreError> {
+    async fn apply(
+        &self,
+        points: &[Point],
+        (start, end): (Offset, Offset),
+        repeated: bool,
+        accidents: u32,
+    ) -> Result<Applied, StoreError> {
         let forget_before = self.clock.now().plus_ms(-(self.retention.as_millis() as i64));
-        let call = AssertUnwindSafe(self.store.apply(Batch { points, end, forget_before, repeated })).catch_unwind();
+        let batch = Batch { points, start, end, forget_before, repeated };
+        let call = AssertUnwindSafe(self.store.apply(batch)).catch_unwind();
         match tokio::time::timeout(HUNG, call).await {
             Ok(Ok(outcome)) => {
                 self.panics.store(0, Ordering::Relaxed);
@@ -75,7 +82,7 @@ impl Put {
 
     /// Halves what is refused until only that is left which is refused alone. In the order of hours and drivers, for
     /// what is refused mostly is so for its key.
-    async fn sift(&self, chunk: &Chunk) -> Result<SetAside, StoreError> {
+    async fn sift(&self, chunk: &Chunk) -> Result<(Applied, SetAside), StoreError> {
         let mut points = chunk.points.clone();
         points.sort_by(|a, b| {
             let (hour_a, hour_b) = (a.fix.ts.hour(), b.fix.ts.hour());
@@ -84,9 +91,11 @@ impl Put {
         let mut parts: Vec<&[Point]> = vec![&points];
         let mut refusals = 0;
         let mut letters = Vec::new();
+        let mut applied = Applied::Whole;
         while let Some(part) = parts.pop() {
-            match self.apply(part, chunk.start, true, 0).await {
-                Ok(()) => {}
+            match self.apply(part, (chunk.start, chunk.start), true, 0).await {
+                Ok(Applied::Whole) => {}
+                Ok(Applied::Partly) => applied = Applied::Partly,
                 Err(StoreError::Refused(reason)) if part.len() <= 1 || refusals >= MOST_REFUSALS => {
                     let (now, received) = (self.clock.now(), chunk.received);
                     let letter = |point: &Point| Letter {
@@ -114,7 +123,7 @@ impl Put {
             warn!(store, points = set_aside, reason, "refused by the store: set aside as dead letters");
         }
         // What is left of the chunk is nothing, up to its end.
-        self.apply(&[], chunk.end, true, ACCIDENTS).await?;
-        Ok(all)
+        self.apply(&[], (chunk.start, chunk.end), true, ACCIDENTS).await?;
+        Ok((applied, all))
     }
 }

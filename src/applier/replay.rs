@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::dead_letters::{DeadLetters, Letter};
 use crate::clock::Clock;
 use crate::model::Point;
-use crate::store::{Batch, Store, StoreError};
+use crate::store::{Applied, Batch, Store, StoreError};
 
 /// Letters put in at once.
 const LETTERS: usize = 2_000;
@@ -62,9 +62,12 @@ pub async fn replay(
             let points: Vec<Point> = part.iter().map(|letter| letter.point.clone()).collect();
             let forget_before = clock.now().plus_ms(-(retention.as_millis() as i64));
             // Where the journal stands is none of their business: they come from anywhere in it.
-            let batch = Batch { points: &points, end: part[0].offset, forget_before, repeated: true };
+            let start = part.iter().map(|letter| letter.offset).min().unwrap_or_default();
+            let batch = Batch { points: &points, start, end: part[0].offset, forget_before, repeated: true };
             match store.apply(batch).await {
-                Ok(()) => gone.extend(part),
+                Ok(Applied::Whole) => gone.extend(part),
+                // What of them is in is put in again: that changes nothing.
+                Ok(Applied::Partly) => {}
                 Err(StoreError::Refused(_)) if zeal == Zeal::Probing => break,
                 Err(StoreError::Refused(_)) if part.len() == 1 => {}
                 Err(StoreError::Refused(_)) => {

@@ -1,6 +1,7 @@
 //! The one table of settings: what each is called, what it may be, what it is when nobody says. Flags, variables, keys
 //! and help all come from here, so they cannot differ.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -233,6 +234,31 @@ pub enum StoreChoice {
     Embedded,
     /// In Redis, at a URL as fred reads them.
     Redis(SecretUrl),
+}
+
+impl StoreChoice {
+    /// As `--store` has it; or what was expected, without what came.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        store(text)
+    }
+
+    /// As `--store` has it, with whatever is secret.
+    pub fn expose(&self) -> &str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Redis(url) => url.expose(),
+        }
+    }
+}
+
+/// Without what is secret.
+impl fmt::Display for StoreChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedded => f.write_str("embedded"),
+            Self::Redis(url) => url.fmt(f),
+        }
+    }
 }
 
 const STORE_SCHEMES: [&str; 14] = [

@@ -9,25 +9,25 @@ use async_trait::async_trait;
 
 use super::{Follower, Shared};
 use crate::model::{DriverId, Fix, Hour, Offset, Timestamp};
-use crate::store::{Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
+use crate::store::{Applied, Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
 
 /// A store whose `apply` leaves out what is to be erased, and refuses as long as it cannot know what that is.
 pub struct Gate {
     shared: Arc<Shared>,
-    number: usize,
+    follower: Arc<Follower>,
 }
 
 impl Gate {
-    pub(super) const fn new(shared: Arc<Shared>, number: usize) -> Self {
-        Self { shared, number }
+    pub(super) const fn new(shared: Arc<Shared>, follower: Arc<Follower>) -> Self {
+        Self { shared, follower }
     }
 
-    fn follower(&self) -> &Follower {
-        &self.shared.followers[self.number]
+    pub(super) fn follower(&self) -> &Follower {
+        &self.follower
     }
 
     fn store(&self) -> &dyn Store {
-        &*self.follower().store
+        &*self.follower.store
     }
 }
 
@@ -53,8 +53,8 @@ impl Store for Gate {
         self.store().glance().await
     }
 
-    async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
-        let _pass = self.follower().enter().await?;
+    async fn apply(&self, batch: Batch<'_>) -> Result<Applied, StoreError> {
+        let _pass = self.follower.enter().await?;
         match self.shared.journal.strike(batch.points, batch.end) {
             Some(points) => self.store().apply(Batch { points: &points, ..batch }).await,
             None => self.store().apply(batch).await,
@@ -134,7 +134,19 @@ impl Store for Gate {
         self.store().last_report(window).await
     }
 
-    fn trouble(&self) -> Option<&'static str> {
+    fn is_partial(&self) -> bool {
+        self.store().is_partial()
+    }
+
+    fn omissions(&self) -> u64 {
+        self.store().omissions()
+    }
+
+    fn evictions(&self) -> u64 {
+        self.store().evictions()
+    }
+
+    fn trouble(&self) -> Option<String> {
         self.store().trouble()
     }
 

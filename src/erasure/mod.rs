@@ -19,6 +19,7 @@ mod gate;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -30,9 +31,9 @@ use tracing::{info, warn};
 
 pub use self::gate::Gate;
 use crate::clock::Clock;
-use crate::journal::{AppendError, Erasure, Journal, Reader, Record, Stage};
-use crate::model::{DriverId, Offset, Point, Timestamp, Tombstone};
-use crate::store::{BOARD_LAPSE, Batch, Board, Line, Located, Store, StoreError, Window};
+use crate::journal::{AppendError, Erasure, Journal, Reach, Reader, Record, Stage};
+use crate::model::{DriverId, MAX_AHEAD_MS, Point, Timestamp, Tombstone};
+use crate::store::{Applied, BOARD_LAPSE, Batch, Board, Line, Located, Store, StoreError, Window};
 
 /// How long whoever asks for an erasure waits for its end: longer than it takes to notice that an instance is away.
 pub const PATIENCE: Duration = Duration::from_secs(8);
@@ -90,7 +91,7 @@ pub struct Eraser(Arc<Shared>);
 
 struct Shared {
     journal: Journal,
-    followers: Vec<Follower>,
+    followers: Mutex<Vec<Arc<Follower>>>,
     clock: Clock,
     retention: Duration,
     /// Changes when there is something to say at the boards.
@@ -107,11 +108,13 @@ type TakeOut = dyn Fn(&[Erasure]) -> io::Result<()> + Send + Sync;
 /// A store that follows the journal, and the board that others on it share.
 struct Follower {
     store: Arc<dyn Store>,
-    applied: watch::Receiver<Offset>,
+    applied: watch::Receiver<Reach>,
     /// Held by those who put points into the store; taken whole to erase.
     gate: RwLock<()>,
     lease: watch::Sender<Lease>,
     heard: Mutex<Board>,
+    /// What lies there was not written under the eyes of this journal: it may hold who was erased meanwhile.
+    is_strange: AtomicBool,
 }
 
 /// For how long nothing can have been erased that this instance does not know of, or only so that it need not.
@@ -168,25 +171,16 @@ impl Word {
 }
 
 impl Eraser {
-    /// Over `journal` and the stores that follow it, each with what tells how far; `take_out_letters` knows what they
-    /// refused. Nothing passes their gates before [`Self::keep_visiting`] runs.
+    /// Over `journal`; `take_out_letters` knows what stores refused.
     pub fn new(
         journal: Journal,
-        stores: Vec<(Arc<dyn Store>, watch::Receiver<Offset>)>,
         clock: Clock,
         retention: Duration,
         take_out_letters: impl Fn(&[Erasure]) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
-        let follower = |(store, applied)| Follower {
-            store,
-            applied,
-            gate: RwLock::new(()),
-            lease: watch::Sender::new(Lease::Never),
-            heard: Mutex::default(),
-        };
         Self(Arc::new(Shared {
             journal,
-            followers: stores.into_iter().map(follower).collect(),
+            followers: Mutex::default(),
             clock,
             retention,
             visit: watch::Sender::new(()),
@@ -194,6 +188,28 @@ impl Eraser {
             done: watch::Sender::new(()),
             take_out_letters: Box::new(take_out_letters),
         }))
+    }
+
+    /// From now on `store` is erased in too; `applied` tells how far it follows the journal. The store as whoever puts
+    /// points in must see it: nothing passes that is to be erased, and nothing at all before [`Self::keep_visiting`]
+    /// runs. One that `is_strange` may hold what it was given before, by whomever.
+    pub fn attach(&self, store: Arc<dyn Store>, applied: watch::Receiver<Reach>, is_strange: bool) -> Gate {
+        let follower = Arc::new(Follower {
+            store,
+            applied,
+            gate: RwLock::new(()),
+            lease: watch::Sender::new(Lease::Never),
+            heard: Mutex::default(),
+            is_strange: AtomicBool::new(is_strange),
+        });
+        self.0.followers.lock().push(follower.clone());
+        Gate::new(self.0.clone(), follower)
+    }
+
+    /// From now on nothing waits for the store of this name.
+    pub fn detach(&self, name: &str) {
+        self.0.followers.lock().retain(|follower| follower.store.name() != name);
+        self.0.work.notify_one();
     }
 
     /// Erases all that was accepted of `driver` until now. Once it is noted, dropping the future changes nothing about
@@ -224,17 +240,9 @@ impl Eraser {
         self.0.journal.erasures().iter().any(|erasure| erasure.driver.is_some())
     }
 
-    /// The stores, in the order given, each as whoever puts points in must see it: nothing passes that is to be erased.
-    pub fn gates(&self) -> impl Iterator<Item = Gate> {
-        (0..self.0.followers.len()).map(|number| Gate::new(self.0.clone(), number))
-    }
-
-    /// Goes to every board, again and again.
-    pub async fn keep_visiting(&self) {
-        join_all(self.0.followers.iter().map(|follower| self.keep_visiting_one(follower))).await;
-    }
-
-    async fn keep_visiting_one(&self, follower: &Follower) {
+    /// Goes to the board of the store behind `gate`, again and again.
+    pub async fn keep_visiting(&self, gate: &Gate) {
+        let follower = gate.follower();
         let store = follower.store.name();
         let mut asked = self.0.visit.subscribe();
         let mut failed = false;
@@ -254,7 +262,8 @@ impl Eraser {
     /// Carries out what is noted, and what others ask for.
     pub async fn keep_working(&self) {
         // Which stores have a board is known after the first visit.
-        let visited = self.0.followers.iter().map(async |follower| {
+        let followers = self.followers();
+        let visited = followers.iter().map(async |follower| {
             let _ = follower.lease.subscribe().wait_for(|lease| *lease != Lease::Never).await;
         });
         let _ = tokio::time::timeout(RETRY, join_all(visited)).await;
@@ -271,6 +280,10 @@ impl Eraser {
         }
     }
 
+    fn followers(&self) -> Vec<Arc<Follower>> {
+        self.0.followers.lock().clone()
+    }
+
     fn stage(&self, tombstone: Tombstone) -> Option<Stage> {
         let known = self.0.journal.erasures();
         known.into_iter().find(|erasure| erasure.tombstone == tombstone).map(|erasure| erasure.stage)
@@ -282,7 +295,11 @@ impl Eraser {
 
     async fn visit(&self, follower: &Follower) -> Result<(), Failure> {
         let Shared { journal, clock, work, .. } = &*self.0;
-        let Follower { store, lease, heard, .. } = follower;
+        let Follower { store, lease, heard, is_strange, .. } = follower;
+        if is_strange.load(Ordering::Relaxed) {
+            self.sweep(follower).await?;
+            is_strange.store(false, Ordering::Relaxed);
+        }
         let began = Instant::now();
         let lines: Vec<Line> = self.lines(follower).into_iter().collect();
         let Some(board) = store.board(&lines, self.keep()).await? else {
@@ -307,6 +324,47 @@ impl Eraser {
         Ok(())
     }
 
+    /// Erases in a store that comes from elsewhere, or comes back after a time without us, whoever was erased meanwhile.
+    /// Where another instance is there already, it has done so: its erasures are ours.
+    async fn sweep(&self, follower: &Follower) -> Result<(), Failure> {
+        let Shared { journal, clock, retention, .. } = &*self.0;
+        let erasures = journal.erasures();
+        if erasures.is_empty() {
+            return Ok(());
+        }
+        let Some(board) = follower.store.board(&[], self.keep()).await? else { return Ok(()) };
+        let own = journal.id().to_string();
+        if board.instances.iter().any(|instance| *instance != own) {
+            return Ok(());
+        }
+        let is_said = |erasure: &&Erasure| {
+            let erased = Some(Word::Erased(erasure.tombstone));
+            board.lines.iter().any(|line| Word::read(line) == erased)
+        };
+        let missed: Vec<&Erasure> = erasures.iter().filter(|erasure| !is_said(erasure)).collect();
+        let now = clock.now();
+        let since = now.plus_ms(-(retention.as_millis() as i64) - MARGIN_MS);
+        let whoever = Window { since, until: now.plus_ms(MAX_AHEAD_MS) };
+        let (mut after, mut erased) = (None, 0);
+        loop {
+            let page = follower.store.active(whoever, after.as_ref(), PAGE_DRIVERS).await?;
+            for Located { driver, .. } in &page.items {
+                if missed.iter().any(|erasure| erasure.is_of(driver)) {
+                    follower.store.erase(driver).await?;
+                    erased += 1;
+                }
+            }
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        if erased > 0 {
+            info!(store = follower.store.name(), drivers = erased, "erased in a store that had missed it");
+        }
+        Ok(())
+    }
+
     /// All that should stand on the board: what was read there, so that it comes back if the board is lost, and what
     /// this instance has to say.
     fn lines(&self, follower: &Follower) -> BTreeSet<Line> {
@@ -327,12 +385,13 @@ impl Eraser {
     }
 
     async fn work(&self) -> Result<(), Failure> {
-        let Shared { journal, followers, clock, visit, done, .. } = &*self.0;
+        let Shared { journal, clock, visit, done, .. } = &*self.0;
+        let followers = self.followers();
         let noted: Vec<Erasure> =
             journal.erasures().into_iter().filter(|erasure| erasure.stage == Stage::Noted).collect();
         if !noted.is_empty() {
             // What passed a gate before it was noted arrives now.
-            for follower in followers {
+            for follower in &followers {
                 drop(follower.gate.write().await);
             }
             for erasure in noted.iter().filter(|erasure| erasure.driver.is_none()) {
@@ -344,16 +403,15 @@ impl Eraser {
         }
         for erasure in journal.erasures().into_iter().filter(|erasure| erasure.stage == Stage::Scrubbed) {
             let Erasure { tombstone, .. } = erasure;
-            let mut followers = followers.iter();
             match &erasure.driver {
-                Some(driver) if followers.clone().all(|follower| self.is_everybodys(follower, tombstone)) => {
-                    for follower in followers {
+                Some(driver) if followers.iter().all(|follower| self.is_everybodys(follower, tombstone)) => {
+                    for follower in &followers {
                         self.erase_in_store(follower, driver, &erasure).await?;
                     }
                     info!("a driver was erased");
                 }
-                None if followers.any(|follower| follower.is_said(&Word::Erased(tombstone))) => {
-                    for follower in &self.0.followers {
+                None if followers.iter().any(|follower| follower.is_said(&Word::Erased(tombstone))) => {
+                    for follower in &followers {
                         let _alone = follower.gate.write().await;
                         self.put_back(follower, &erasure).await?;
                     }
@@ -392,7 +450,8 @@ impl Eraser {
     /// one's to erase; whom, it has to find there.
     async fn erase_in_unshared_stores(&self, erasure: &Erasure) -> Result<(), Failure> {
         let whenever = Window { since: Timestamp::from_ms(i64::MIN), until: Timestamp::from_ms(i64::MAX) };
-        for follower in self.0.followers.iter().filter(|follower| *follower.lease.borrow() == Lease::Forever) {
+        let followers = self.followers();
+        for follower in followers.iter().filter(|follower| *follower.lease.borrow() == Lease::Forever) {
             let mut after = None;
             loop {
                 let page = follower.store.active(whenever, after.as_ref(), PAGE_DRIVERS).await?;
@@ -431,9 +490,13 @@ impl Eraser {
         if points.is_empty() {
             return Ok(());
         }
-        let (end, now) = (*follower.applied.borrow(), clock.now());
+        let (end, now) = (follower.applied.borrow().end(), clock.now());
         let forget_before = now.plus_ms(-(retention.as_millis() as i64));
-        Ok(follower.store.apply(Batch { points: &points, end, forget_before, repeated: true }).await?)
+        let batch = Batch { points: &points, start: erasure.end, end, forget_before, repeated: true };
+        match follower.store.apply(batch).await? {
+            Applied::Whole => Ok(()),
+            Applied::Partly => Err(StoreError::Unavailable("a part of the store cannot be asked".into()).into()),
+        }
     }
 }
 

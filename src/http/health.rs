@@ -24,7 +24,7 @@ struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<&'static str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    notes: Vec<&'static str>,
+    notes: Vec<String>,
     last_report_at: Option<Moment>,
     last_report_age_s: Option<f64>,
     checks: BTreeMap<String, [Check; 1]>,
@@ -35,7 +35,7 @@ struct Document {
 struct Check {
     status: &'static str,
     #[serde(rename = "observedValue")]
-    observed_value: &'static str,
+    observed_value: String,
     /// Of a store: how whole it is, where that is less than whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     index: Option<&'static str>,
@@ -110,7 +110,7 @@ impl From<&Report> for Document {
             (has_dead_letters, "a store refused points: see `geotrail deadletter list`"),
             (!report.journal_writable, "no points can be taken: the journal cannot be written"),
         ];
-        let notes = notes.into_iter().filter_map(|(holds, note)| holds.then_some(note));
+        let notes = notes.into_iter().filter(|(holds, _)| *holds).map(|(_, note)| note.to_owned());
         Self {
             status: match report.status {
                 Status::Pass => "pass",
@@ -118,7 +118,7 @@ impl From<&Report> for Document {
                 Status::Fail => "fail",
             },
             output: (report.status == Status::Fail).then(|| why_silent(&report.stores)),
-            notes: notes.chain(report.stores.iter().filter_map(|store| store.trouble)).collect(),
+            notes: notes.chain(report.stores.iter().filter_map(|store| store.trouble.clone())).collect(),
             last_report_at: report.last_report.map(Moment),
             last_report_age_s: report.last_report_age_ms.map(|ms| ms as f64 / 1_000.0),
             checks: stores.chain(others).map(|(name, check)| (name, [check])).collect(),
@@ -130,9 +130,12 @@ impl From<&StoreReport> for Check {
     fn from(store: &StoreReport) -> Self {
         let is_degraded = store.index.is_degraded();
         let (status, word) = match store.health {
-            StoreHealth::Up if store.trouble.is_some() => ("warn", store.trouble.unwrap_or_default()),
+            StoreHealth::Up if store.trouble.is_some() => ("warn", store.trouble.as_deref().unwrap_or_default()),
             StoreHealth::Up if is_degraded => ("warn", "up"),
             StoreHealth::Up => ("pass", "up"),
+            StoreHealth::Unreachable if store.state() == "foreign" => {
+                ("fail", store.trouble.as_deref().unwrap_or_default())
+            }
             StoreHealth::Unreachable => ("fail", "unreachable"),
             StoreHealth::Unknown => ("warn", "not asked yet"),
         };
@@ -149,13 +152,17 @@ impl From<&StoreReport> for Check {
     }
 }
 
-fn check(status: &'static str, observed_value: &'static str) -> Check {
-    Check { status, observed_value, ..Check::default() }
+fn check(status: &'static str, observed_value: &str) -> Check {
+    Check { status, observed_value: observed_value.to_owned(), ..Check::default() }
 }
 
 /// What silence means depends on who could be asked. An embedded store knows of this instance alone.
 fn why_silent(stores: &[StoreReport]) -> &'static str {
     match stores.first().map_or(StoreHealth::Unknown, |store| store.health) {
+        StoreHealth::Up if stores[0].trouble.is_some() => {
+            "unknown: no driver has reported to this instance in the trailing hour, and the store, which knows of the \
+             other instances, cannot tell all that it should"
+        }
         StoreHealth::Up => "the fleet is silent: no driver has reported a position in the trailing hour",
         StoreHealth::Unreachable => {
             "unknown: no driver has reported to this instance in the trailing hour, and the store, which knows of the \
@@ -221,6 +228,9 @@ mod tests {
         let silent = Report { status: Status::Fail, last_report: None, last_report_age_ms: None, ..well() };
         let ignorant =
             Report { stores: vec![StoreReport { health: StoreHealth::Unreachable, ..STORE }], ..silent.clone() };
+        let partial = StoreReport { trouble: Some("partial".into()), ..STORE };
+        let partial = document(&Report { stores: vec![partial], ..silent.clone() });
+        assert!(partial["output"].as_str().unwrap().starts_with("unknown"));
         let (silent, ignorant) = (document(&silent), document(&ignorant));
         assert!(silent["output"].as_str().unwrap().starts_with("the fleet is silent"));
         assert!(ignorant["output"].as_str().unwrap().starts_with("unknown"));
@@ -246,7 +256,7 @@ mod tests {
         );
         assert_eq!(document["checks"]["index"][0]["as_of"], "1970-01-01T00:00:00.000Z");
         assert_eq!(document["checks"]["journal"][0]["status"], "fail");
-        let stores = vec![StoreReport { trouble: Some("writes are refused"), ..STORE }];
+        let stores = vec![StoreReport { trouble: Some("writes are refused".into()), ..STORE }];
         let document = self::document(&Report { stores, ..report });
         assert_eq!(document["notes"][2], "writes are refused");
         assert_eq!(document["checks"]["store:redis"][0]["observedValue"], "writes are refused");

@@ -10,6 +10,8 @@
 //!
 //! Never here: the journal, a store, what a word of the contract means in moments ([`Queries`] knows).
 
+use std::sync::Arc;
+
 use crate::clock::Clock;
 use crate::erasure::Eraser;
 use crate::health::Health;
@@ -32,13 +34,17 @@ mod query;
 mod render;
 mod router;
 mod server;
+mod stores;
 
 pub use router::router;
 pub use server::serve;
+pub use stores::{Shares, StoreInUse, Stores, Unchanged};
 
 /// All that the handlers reach.
 #[derive(Clone)]
 pub struct Service {
+    /// The stores, as they can be changed.
+    pub stores: Arc<dyn Stores>,
     /// The way in.
     pub ingest: Ingest,
     /// The questions.

@@ -79,7 +79,7 @@ fn number(text: &str) -> Option<f64> {
 }
 
 /// The known name that looks most like `name`.
-fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str> {
+pub(crate) fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str> {
     let compared = &name[..name.floor_char_boundary(COMPARED_BYTES)];
     known.iter().copied().min_by_key(|known| strsim::damerau_levenshtein(compared, known))
 }

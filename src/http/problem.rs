@@ -11,6 +11,7 @@ use thiserror::Error;
 use super::ingest::Receipt;
 use super::points::EnvelopeError;
 use super::query::GEOTRAIL_INDEX;
+use super::stores::Unchanged;
 use crate::erasure::Unfinished;
 use crate::ingest::Refusal;
 use crate::query::QueryError;
@@ -56,6 +57,8 @@ pub(crate) enum Problem {
     NotErased(#[from] Unfinished),
     #[error("no answer")]
     Unanswered(#[from] QueryError),
+    #[error("the stores stay as they are")]
+    StoresUnchanged(#[from] Unchanged),
     #[error("the index is incomplete")]
     IndexIncomplete,
     #[error("internal")]
@@ -114,6 +117,7 @@ impl Problem {
                 (StatusCode::SERVICE_UNAVAILABLE, "index_unavailable", "Index unavailable")
             }
             Self::IndexIncomplete => (StatusCode::SERVICE_UNAVAILABLE, "index_incomplete", "Index incomplete"),
+            Self::StoresUnchanged(unchanged) => class_of_unchanged(unchanged),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
         }
     }
@@ -161,6 +165,7 @@ impl Problem {
             Self::IndexIncomplete => {
                 "the index is incomplete at the moment; without `require=complete` it answers with what it has".into()
             }
+            Self::StoresUnchanged(unchanged) => detail_of_unchanged(unchanged),
             Self::Internal => "something went wrong here; it was noted".into(),
         }
     }
@@ -182,6 +187,37 @@ impl Problem {
                 | Self::Envelope(EnvelopeError::BodyTooLarge)
                 | Self::Refused(Refusal::ShuttingDown)
         )
+    }
+}
+
+fn class_of_unchanged(unchanged: &Unchanged) -> (StatusCode, &'static str, &'static str) {
+    match unchanged {
+        Unchanged::UrlWrong(_) => (StatusCode::BAD_REQUEST, "invalid_parameter", "Invalid parameter"),
+        Unchanged::NoSuchStore => (StatusCode::NOT_FOUND, "not_found", "Not found"),
+        Unchanged::Unreachable => (StatusCode::CONFLICT, "store_unreachable", "Store unreachable"),
+        Unchanged::Attached => (StatusCode::CONFLICT, "store_attached", "Store attached already"),
+        Unchanged::Foreign => (StatusCode::CONFLICT, "store_foreign", "Another fleet's store"),
+        Unchanged::TooMany => (StatusCode::CONFLICT, "too_many_stores", "Too many stores"),
+        Unchanged::TakesReads => (StatusCode::CONFLICT, "store_takes_reads", "Store takes reads"),
+        Unchanged::Needed => (StatusCode::CONFLICT, "store_needed", "Store needed"),
+        Unchanged::NotNoted => (StatusCode::SERVICE_UNAVAILABLE, "stores_not_noted", "Stores not noted"),
+    }
+}
+
+fn detail_of_unchanged(unchanged: &Unchanged) -> String {
+    match unchanged {
+        Unchanged::UrlWrong(expected) => format!("`url` is wrong: {expected}"),
+        Unchanged::NoSuchStore => "there is no store of this name; GET /v1/admin/stores lists them".into(),
+        Unchanged::Unreachable => "the store does not answer, or not to this user; nothing was changed".into(),
+        Unchanged::Attached => "the store is attached already, be it by another URL; nothing was changed".into(),
+        Unchanged::Foreign => {
+            "the store holds another fleet's data, and is left alone; `adopt` makes it ours; nothing was changed"
+                .into()
+        }
+        Unchanged::TooMany => "there are as many stores as there may be; detach one first".into(),
+        Unchanged::TakesReads => "the store has a share of the reads; give it to another one first".into(),
+        Unchanged::Needed => "no other store is whole; wait until one is".into(),
+        Unchanged::NotNoted => "the change could not be kept on disk; nothing was changed".into(),
     }
 }
 

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{MethodRouter, delete, get, patch, post};
 use axum::{Extension, Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::{Service, edge, erase, health, ingest, metrics, query};
+use super::{Service, edge, erase, health, ingest, metrics, query, stores};
+
+/// The most bytes of a body that asks for a change of the stores.
+const MAX_WISH_BYTES: usize = 16 * 1_024;
 
 /// What a key must allow for a request to pass. Each request carries that of its route among its extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,12 +21,12 @@ pub(crate) enum Scope {
     Ingest,
     /// Asking about drivers.
     Read,
-    /// Erasing drivers.
+    /// Erasing drivers, changing stores.
     Admin,
 }
 
 /// Every path, what a caller needs for it, and what answers.
-fn routes(service: &Arc<Service>) -> [(&'static str, Scope, MethodRouter<Arc<Service>>); 14] {
+fn routes(service: &Arc<Service>) -> [(&'static str, Scope, MethodRouter<Arc<Service>>); 16] {
     let query = |handler: MethodRouter<Arc<Service>>| {
         handler.layer(middleware::from_fn_with_state(service.clone(), query::label_every_answer))
     };
@@ -37,6 +41,16 @@ fn routes(service: &Arc<Service>) -> [(&'static str, Scope, MethodRouter<Arc<Ser
         ("/v1/hours/{hour}/drivers", Scope::Read, query(get(query::hour_drivers))),
         ("/v1/hours/{hour}/positions", Scope::Read, query(get(query::hour_positions))),
         ("/v1/density", Scope::Read, query(get(query::density))),
+        (
+            "/v1/admin/stores",
+            Scope::Admin,
+            get(stores::list).post(stores::attach).layer(DefaultBodyLimit::max(MAX_WISH_BYTES)),
+        ),
+        (
+            "/v1/admin/stores/{name}",
+            Scope::Admin,
+            patch(stores::change).delete(stores::detach).layer(DefaultBodyLimit::max(MAX_WISH_BYTES)),
+        ),
         ("/health", Scope::Open, get(health::health)),
         ("/livez", Scope::Open, get(health::livez)),
         ("/readyz", Scope::Open, get(health::readyz)),

@@ -2,12 +2,14 @@
 //!
 //! Never here: parsing (the edge did it), a store (appliers follow the journal by themselves).
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::journal::{AppendError, Journal};
+use crate::journal::{AppendError, Journal, Reach};
 use crate::model::{Offset, Point, Timestamp};
 
 /// How long `wait=applied` waits for the first store before it settles for "it is on disk".
@@ -31,13 +33,18 @@ pub enum Refusal {
 #[derive(Clone, Debug)]
 pub struct Ingest {
     journal: Journal,
-    applied: watch::Receiver<Offset>,
+    applied: Arc<Mutex<watch::Receiver<Reach>>>,
 }
 
 impl Ingest {
     /// Into `journal`; `applied` tells how far the first store has followed.
-    pub const fn new(journal: Journal, applied: watch::Receiver<Offset>) -> Self {
-        Self { journal, applied }
+    pub fn new(journal: Journal, applied: watch::Receiver<Reach>) -> Self {
+        Self { journal, applied: Arc::new(Mutex::new(applied)) }
+    }
+
+    /// Another store is the first from now on. Who waits for the one before goes on waiting for that.
+    pub fn follow(&self, applied: watch::Receiver<Reach>) {
+        *self.applied.lock() = applied;
     }
 
     /// Returns once the points are on disk, fsynced, with the offset behind them. Dropping the future does not take
@@ -50,10 +57,10 @@ impl Ingest {
         })
     }
 
-    /// Waits until the first store holds everything before `end`; false if it takes over [`MAX_WAIT_APPLIED`].
+    /// Waits until the first store holds what was submitted up to `end`; false if it takes over [`MAX_WAIT_APPLIED`].
     pub async fn wait_applied(&self, end: Offset) -> bool {
-        let mut applied = self.applied.clone();
-        let wait = applied.wait_for(|applied| *applied >= end);
+        let mut applied = self.applied.lock().clone();
+        let wait = applied.wait_for(|applied| applied.covers(end));
         matches!(tokio::time::timeout(MAX_WAIT_APPLIED, wait).await, Ok(Ok(_)))
     }
 

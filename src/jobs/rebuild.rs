@@ -16,7 +16,7 @@ use crate::applier::{DeadLetters, FEWEST_POINTS, History, LIVE_POINTS, Put, Stre
 use crate::clock::Clock;
 use crate::journal::{Damage, Reader};
 use crate::model::Offset;
-use crate::store::{Store, StoreError};
+use crate::store::{Applied, Store, StoreError};
 
 /// A store that takes nothing for so long is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -83,8 +83,13 @@ pub async fn rebuild(
         let (start, end) = (chunk.start, chunk.end);
         let rest = chunk.split(most);
         let began = Instant::now();
-        match put.once(&chunk).await {
-            Ok(_) => {
+        let outcome = match put.once(&chunk).await {
+            Ok((Applied::Whole, _)) => Ok(()),
+            Ok((Applied::Partly, _)) => Err(StoreError::Unavailable("a part of the store cannot be asked".into())),
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(()) => {
                 rebuilt.points += chunk.points.len() as u64;
                 most = next_most(most, began.elapsed());
                 taken = Instant::now();

@@ -152,6 +152,9 @@ pub async fn verify(
         findings.rosters.add(rosters);
     }
     findings.newest = comparing.newest(newest).await?;
+    if comparing.store.omissions() > 0 {
+        return Err(StoreError::Unavailable("a part of the store cannot be asked".into()).into());
+    }
     Ok(findings)
 }
 

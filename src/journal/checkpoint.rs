@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, str};
 
 use super::JournalId;
-use super::files::{checked_line, replace, with_checksum};
+use super::files::{checked_line, replace, sync_dir, with_checksum};
 use crate::model::Offset;
 
 const MAGIC: &str = "geotrail-checkpoint-1";
@@ -55,6 +55,14 @@ impl Checkpoint {
         let Note { offset, marks } = note;
         let separator = if marks.is_empty() { "" } else { " " };
         replace(&self.path, &with_checksum(&format!("{MAGIC} {} {offset}{separator}{marks}", self.journal)))
+    }
+
+    /// Nothing is noted any more: the store is none that follows the journal.
+    pub fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => sync_dir(self.path.parent().unwrap_or(Path::new("."))),
+        }
     }
 
     fn parse(&self, bytes: &[u8]) -> Option<Note> {

@@ -107,7 +107,7 @@ pub(super) fn checked_line(line: &str) -> Option<&str> {
 }
 
 /// Puts `text` in the place of a file, so that a crash leaves the old or the new one, whole.
-pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
     let temporary = path.with_extension("new");
     let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
     file.write_all(text.as_bytes())?;

@@ -7,7 +7,9 @@
 //! Never here: HTTP, an adapter, the journal.
 
 mod label;
+mod shadow;
 mod source;
+mod sources;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +22,11 @@ use crate::model::{DriverId, Fix, Hour, MAX_AHEAD_MS, Position, Tag, Timestamp};
 use crate::store::{Located, Near, NearbyQuery, Page, Store, StoreError, When, Window};
 
 pub use label::{IndexState, Label, Sight};
+pub use shadow::Outcome;
 pub use source::Source;
+pub use sources::Sources;
+
+use shadow::{Rows, Shadows};
 
 /// How many rows an inner page of a whole-fleet pass has.
 const PASS_ROWS: usize = 1_000;
@@ -90,48 +96,82 @@ pub struct TrackPage {
 /// All questions there are. Clones ask the same stores.
 #[derive(Clone)]
 pub struct Queries {
-    /// The first is the one that should answer.
-    sources: Arc<[Arc<Source>]>,
+    sources: Sources,
+    shadows: Shadows,
+    moments: Moments,
+}
+
+/// What the words of the contract mean at a moment.
+#[derive(Clone)]
+struct Moments {
     clock: Clock,
     retention: Duration,
 }
 
+impl Moments {
+    fn window(&self, max_age: Duration) -> Window {
+        let now = self.clock.now();
+        Window { since: now.plus_ms(-millis(max_age)), until: now.plus_ms(MAX_AHEAD_MS) }
+    }
+
+    fn retention(&self) -> Window {
+        self.window(self.retention)
+    }
+
+    fn kept(&self, hour: Hour) -> Result<Hour, QueryError> {
+        if hour.end() <= self.retention().since { Err(QueryError::OutOfRetention) } else { Ok(hour) }
+    }
+}
+
 impl Queries {
-    /// Asks the first of `sources`; another, where the first is not whole or cannot be asked. There is at least one.
-    pub fn new(sources: Vec<Arc<Source>>, clock: Clock, retention: Duration) -> Self {
-        assert!(!sources.is_empty(), "somebody has to answer");
-        Self { sources: sources.into(), clock, retention }
+    /// Asks `sources`. `compared` is told of the answers that were compared: the name of the store that was asked
+    /// beside, the kind of question, and what came out.
+    pub fn new(
+        sources: Sources,
+        clock: Clock,
+        retention: Duration,
+        compared: impl Fn(&'static str, &'static str, Outcome) + Send + Sync + 'static,
+    ) -> Self {
+        Self { sources, shadows: Shadows::new(compared), moments: Moments { clock, retention } }
     }
 
     /// How long points are kept.
     pub const fn retention(&self) -> Duration {
-        self.retention
+        self.moments.retention
     }
 
     /// How whole an answer would be at this moment.
     pub fn index_state(&self) -> IndexState {
-        let (number, source) = self.in_order()[0];
-        self.as_seen(number, source.state())
+        let (source, state) = self.sources.state();
+        self.as_seen(&source, state)
     }
 
     /// A driver's newest fix.
     pub async fn latest(&self, driver: &DriverId) -> Result<Answer<Located>, QueryError> {
-        self.answer(|store| async move {
-            let fix = store.latest(driver, self.window(self.retention)).await?;
-            fix.map(|fix| Located { driver: driver.clone(), fix }).ok_or(QueryError::NotFound)
+        let (moments, driver) = (self.moments.clone(), driver.clone());
+        self.answer("latest", move |store| {
+            let (window, driver) = (moments.retention(), driver.clone());
+            async move {
+                let fix = store.latest(&driver, window).await?;
+                fix.map(|fix| Located { driver, fix }).ok_or(QueryError::NotFound)
+            }
         })
         .await
     }
 
     /// Who is near, nearest first, and whether the list was cut at the limit.
     pub async fn nearby(&self, ask: &Nearby) -> Result<Answer<(Vec<Near>, bool)>, QueryError> {
-        self.answer(|store| async move {
-            let when = match ask.moment {
-                Moment::MaxAge(max_age) => When::Within(self.window(max_age)),
-                Moment::Hour(hour) => When::During(self.kept(hour)?),
-            };
-            let Nearby { centre, radius_m, limit, ref tags, .. } = *ask;
-            Ok(store.nearby(&NearbyQuery { centre, radius_m, limit, when, tags: tags.clone() }).await?)
+        let (moments, ask) = (self.moments.clone(), ask.clone());
+        self.answer("nearby", move |store| {
+            let (moments, ask) = (moments.clone(), ask.clone());
+            async move {
+                let when = match ask.moment {
+                    Moment::MaxAge(max_age) => When::Within(moments.window(max_age)),
+                    Moment::Hour(hour) => When::During(moments.kept(hour)?),
+                };
+                let Nearby { centre, radius_m, limit, tags, .. } = ask;
+                Ok(store.nearby(&NearbyQuery { centre, radius_m, limit, when, tags }).await?)
+            }
         })
         .await
     }
@@ -144,17 +184,20 @@ impl Queries {
         after: Option<&DriverId>,
         limit: usize,
     ) -> Result<Answer<Page<Located>>, QueryError> {
-        self.answer(|store| async move {
-            let window = self.window(max_age);
-            let mut page = Page { items: Vec::new(), next: after.cloned() };
-            // A page of the store may lose most of its drivers to the tags; it is filled from the next ones.
-            loop {
-                let wanted = limit - page.items.len();
-                let more = store.active(window, page.next.as_ref(), wanted).await?;
-                page.items.extend(more.items.into_iter().filter(|found| found.fix.tags.contains_all(tags)));
-                page.next = more.next;
-                if page.next.is_none() || page.items.len() >= limit {
-                    return Ok(page);
+        let (moments, tags, after) = (self.moments.clone(), tags.to_vec(), after.cloned());
+        self.answer("active", move |store| {
+            let (window, tags, after) = (moments.window(max_age), tags.clone(), after.clone());
+            async move {
+                let mut page = Page { items: Vec::new(), next: after };
+                // A page of the store may lose most of its drivers to the tags; it is filled from the next ones.
+                loop {
+                    let wanted = limit - page.items.len();
+                    let more = store.active(window, page.next.as_ref(), wanted).await?;
+                    page.items.extend(more.items.into_iter().filter(|found| found.fix.tags.contains_all(&tags)));
+                    page.next = more.next;
+                    if page.next.is_none() || page.items.len() >= limit {
+                        return Ok(page);
+                    }
                 }
             }
         })
@@ -163,7 +206,12 @@ impl Queries {
 
     /// How many drivers reported within `max_age`.
     pub async fn active_count(&self, max_age: Duration) -> Result<Answer<u64>, QueryError> {
-        self.answer(|store| async move { Ok(store.active_count(self.window(max_age)).await?) }).await
+        let moments = self.moments.clone();
+        self.answer("active_count", move |store| {
+            let window = moments.window(max_age);
+            async move { Ok(store.active_count(window).await?) }
+        })
+        .await
     }
 
     /// A driver's fixes with `from <= ts < to`, as far as they are kept; not found if nothing is kept of the driver.
@@ -174,16 +222,19 @@ impl Queries {
         to: Timestamp,
         limit: usize,
     ) -> Result<Answer<TrackPage>, QueryError> {
-        self.answer(|store| async move {
-            let window = self.window(self.retention);
-            let (from, to) = (from.max(window.since), to.min(window.until.plus_ms(1)));
-            let mut fixes = if from < to { store.track(driver, from, to, limit + 1).await? } else { vec![] };
-            if fixes.is_empty() && store.latest(driver, window).await?.is_none() {
-                return Err(QueryError::NotFound);
+        let (moments, driver) = (self.moments.clone(), driver.clone());
+        self.answer("track", move |store| {
+            let (window, driver) = (moments.retention(), driver.clone());
+            async move {
+                let (from, to) = (from.max(window.since), to.min(window.until.plus_ms(1)));
+                let mut fixes = if from < to { store.track(&driver, from, to, limit + 1).await? } else { vec![] };
+                if fixes.is_empty() && store.latest(&driver, window).await?.is_none() {
+                    return Err(QueryError::NotFound);
+                }
+                let next_from = (fixes.len() > limit).then(|| fixes[limit].ts);
+                fixes.truncate(limit);
+                Ok(TrackPage { fixes, next_from })
             }
-            let next_from = (fixes.len() > limit).then(|| fixes[limit].ts);
-            fixes.truncate(limit);
-            Ok(TrackPage { fixes, next_from })
         })
         .await
     }
@@ -195,7 +246,12 @@ impl Queries {
         after: Option<&DriverId>,
         limit: usize,
     ) -> Result<Answer<Page<DriverId>>, QueryError> {
-        self.answer(|store| async move { Ok(store.hour_drivers(self.kept(hour)?, after, limit).await?) }).await
+        let (moments, after) = (self.moments.clone(), after.cloned());
+        self.answer("hour_drivers", move |store| {
+            let (hour, after) = (moments.kept(hour), after.clone());
+            async move { Ok(store.hour_drivers(hour?, after.as_ref(), limit).await?) }
+        })
+        .await
     }
 
     /// Where each driver last was in an hour, in the order of ids.
@@ -205,7 +261,12 @@ impl Queries {
         after: Option<&DriverId>,
         limit: usize,
     ) -> Result<Answer<Page<Located>>, QueryError> {
-        self.answer(|store| async move { Ok(store.hour_positions(self.kept(hour)?, after, limit).await?) }).await
+        let (moments, after) = (self.moments.clone(), after.cloned());
+        self.answer("hour_positions", move |store| {
+            let (hour, after) = (moments.kept(hour), after.clone());
+            async move { Ok(store.hour_positions(hour?, after.as_ref(), limit).await?) }
+        })
+        .await
     }
 
     /// How many active drivers each H3 cell holds; cells without any are left out.
@@ -214,18 +275,21 @@ impl Queries {
         resolution: h3o::Resolution,
         max_age: Duration,
     ) -> Result<Answer<BTreeMap<h3o::CellIndex, u64>>, QueryError> {
-        self.answer(|store| async move {
-            let window = self.window(max_age);
-            let mut cells = BTreeMap::new();
-            let mut after = None;
-            loop {
-                let page = store.active(window, after.as_ref(), PASS_ROWS).await?;
-                for located in page.items {
-                    *cells.entry(located.fix.position.h3_cell(resolution)).or_insert(0) += 1;
-                }
-                after = page.next;
-                if after.is_none() {
-                    return Ok(cells);
+        let moments = self.moments.clone();
+        self.answer("density", move |store| {
+            let window = moments.window(max_age);
+            async move {
+                let mut cells = BTreeMap::new();
+                let mut after = None;
+                loop {
+                    let page = store.active(window, after.as_ref(), PASS_ROWS).await?;
+                    for located in page.items {
+                        *cells.entry(located.fix.position.h3_cell(resolution)).or_insert(0) += 1;
+                    }
+                    after = page.next;
+                    if after.is_none() {
+                        return Ok(cells);
+                    }
                 }
             }
         })
@@ -234,53 +298,63 @@ impl Queries {
 
     /// Now, as every answer means it.
     pub fn now(&self) -> Timestamp {
-        self.clock.now()
+        self.moments.clock.now()
     }
 
-    /// The sources with their numbers, in the order in which they are to be asked.
-    fn in_order(&self) -> Vec<(usize, &Arc<Source>)> {
-        let mut sources: Vec<_> = self.sources.iter().enumerate().collect();
-        sources.sort_by_cached_key(|(_, source)| source.rank());
-        sources
-    }
-
-    /// What the state of source `number` makes of an answer.
-    fn as_seen(&self, number: usize, state: IndexState) -> IndexState {
-        match (number, state) {
-            (0, state) => state,
-            (_, IndexState::Complete) => {
-                IndexState::Fallback { as_of: Some(self.clock.now().plus_ms(-FALLBACK_AGE_MS)) }
-            }
-            (_, degraded) => IndexState::Fallback { as_of: degraded.as_of() },
+    /// What the state of a source makes of an answer. One that has no share of the reads stands in for those that have.
+    fn as_seen(&self, source: &Source, state: IndexState) -> IndexState {
+        match state {
+            state if source.reads_percent() > 0 => state,
+            IndexState::Complete => IndexState::Fallback { as_of: Some(self.now().plus_ms(-FALLBACK_AGE_MS)) },
+            degraded => IndexState::Fallback { as_of: degraded.as_of() },
         }
     }
 
-    /// Puts the question to one source after the other, until one answers.
-    async fn answer<T, F>(&self, question: impl Fn(Arc<dyn Store>) -> F) -> Result<Answer<T>, QueryError>
+    /// Puts a question of some `kind` to one source after the other, until one answers; and maybe to another one
+    /// besides, to compare. What one says that can be asked in part alone counts only if no other is whole.
+    async fn answer<T, F>(
+        &self,
+        kind: &'static str,
+        question: impl Fn(Arc<dyn Store>) -> F + Send + Sync + 'static,
+    ) -> Result<Answer<T>, QueryError>
     where
-        F: Future<Output = Result<T, QueryError>>,
+        T: Rows + Send + 'static,
+        F: Future<Output = Result<T, QueryError>> + Send + 'static,
     {
         let mut unavailable = None;
-        for (number, source) in self.in_order() {
-            match source.ask(question(source.store().clone())).await {
-                (Ok(value), state) => return Ok(Answer { value, index: self.as_seen(number, state) }),
-                (Err(QueryError::Unavailable(error)), _) => unavailable = unavailable.or(Some(error)),
-                (Err(QueryError::NotFound), state) if self.as_seen(number, state).is_degraded() => {
-                    return Err(QueryError::NotFoundYet(self.as_seen(number, state)));
-                }
-                (Err(error), _) => return Err(error),
+        let mut partial = None;
+        let mut sources = self.sources.drawn().into_iter().peekable();
+        while let Some(source) = sources.next() {
+            let (answer, state) = source.ask(question(source.store().clone())).await;
+            if let Err(QueryError::Unavailable(error)) = answer {
+                unavailable = unavailable.or(Some(error));
+                continue;
             }
+            let index = self.as_seen(&source, state);
+            if matches!(state, IndexState::Partial { .. }) && sources.peek().is_some_and(|next| next.is_whole()) {
+                partial = partial.or_else(|| Some(labelled(answer, index)));
+                continue;
+            }
+            if state == IndexState::Complete
+                && let Some(shadow) = self.sources.shadow_of(&source)
+            {
+                self.shadows.compare(kind, &answer, source, shadow, question);
+            }
+            return labelled(answer, index);
+        }
+        if let Some(answer) = partial {
+            return answer;
         }
         Err(QueryError::Unavailable(unavailable.expect("there is at least one source")))
     }
+}
 
-    fn window(&self, max_age: Duration) -> Window {
-        let now = self.clock.now();
-        Window { since: now.plus_ms(-millis(max_age)), until: now.plus_ms(MAX_AHEAD_MS) }
-    }
-
-    fn kept(&self, hour: Hour) -> Result<Hour, QueryError> {
-        if hour.end() <= self.window(self.retention).since { Err(QueryError::OutOfRetention) } else { Ok(hour) }
+/// With how whole the index was that it was found in; or not found in.
+fn labelled<T>(answer: Result<T, QueryError>, index: IndexState) -> Result<Answer<T>, QueryError> {
+    match answer {
+        Ok(value) => Ok(Answer { value, index }),
+        Err(QueryError::NotFound) if index.is_degraded() => Err(QueryError::NotFoundYet(index)),
+        Err(error) => Err(error),
     }
 }
 

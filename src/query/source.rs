@@ -1,7 +1,7 @@
 //! A store that can be asked, and what is known of it: how whole it is, and whether it was there when last looked for.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::{IndexState, Label, QueryError};
 use crate::store::Store;
@@ -11,12 +11,30 @@ pub struct Source {
     store: Arc<dyn Store>,
     label: Label,
     is_away: AtomicBool,
+    reads_percent: AtomicU8,
+    shadow_percent: AtomicU8,
 }
 
 impl Source {
-    /// `label` knows how whole `store` is.
+    /// `label` knows how whole `store` is. It has no share in anything yet.
     pub const fn new(store: Arc<dyn Store>, label: Label) -> Self {
-        Self { store, label, is_away: AtomicBool::new(false) }
+        let (reads_percent, shadow_percent) = (AtomicU8::new(0), AtomicU8::new(0));
+        Self { store, label, is_away: AtomicBool::new(false), reads_percent, shadow_percent }
+    }
+
+    /// So many of a hundred questions it should answer; and of so many that others answered, its answer is compared.
+    pub fn set_shares(&self, reads_percent: u8, shadow_percent: u8) {
+        self.reads_percent.store(reads_percent, Ordering::Relaxed);
+        self.shadow_percent.store(shadow_percent, Ordering::Relaxed);
+    }
+
+    /// Its share of the questions. With none, it only stands in for others.
+    pub fn reads_percent(&self) -> u8 {
+        self.reads_percent.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn shadow_percent(&self) -> u8 {
+        self.shadow_percent.load(Ordering::Relaxed)
     }
 
     /// The store itself.
@@ -34,6 +52,11 @@ impl Source {
         self.is_away.store(is_away, Ordering::Relaxed);
     }
 
+    /// Whether it answered lately, and from everything.
+    pub fn is_whole(&self) -> bool {
+        self.rank() == 0
+    }
+
     /// In which order sources are asked: the whole ones, the others, those that did not answer lately.
     pub(super) fn rank(&self) -> u8 {
         match (self.is_away.load(Ordering::Relaxed), self.state()) {
@@ -45,12 +68,14 @@ impl Source {
 
     /// Asks, and says how whole the store was all the while. It was whole if it was before and after, if nothing was
     /// lost in between, and if a look after the answer finds nothing amiss: a store that comes back empty answers
-    /// before anybody else has noticed. What is amiss is audited at once, and told to whoever makes up for it.
+    /// before anybody else has noticed. What is amiss is audited at once, and told to whoever makes up for it. If it
+    /// left anything out meanwhile, it may have been out of this answer.
     pub(super) async fn ask<T>(
         &self,
         question: impl Future<Output = Result<T, QueryError>>,
     ) -> (Result<T, QueryError>, IndexState) {
         let before = self.label.look();
+        let omissions = self.store.omissions();
         let answer = question.await;
         if before.state.is_degraded() || matches!(answer, Err(QueryError::Unavailable(_))) {
             return (answer, before.state);
@@ -62,6 +87,7 @@ impl Source {
         };
         let after = self.label.look();
         let index = match after.state {
+            IndexState::Complete if self.store.omissions() != omissions => IndexState::Partial { as_of: None },
             IndexState::Complete if is_intact && after.losses == before.losses => IndexState::Complete,
             IndexState::Complete => IndexState::Rebuilding { as_of: None },
             degraded => degraded,

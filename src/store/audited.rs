@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::{Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
+use super::{Applied, Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
 use crate::model::{DriverId, Fix, Hour, Offset, Timestamp};
 
 /// Wraps a store.
@@ -82,7 +82,19 @@ impl Store for Audited {
         self.0.inner.open(marks).await
     }
 
-    fn trouble(&self) -> Option<&'static str> {
+    fn is_partial(&self) -> bool {
+        self.0.inner.is_partial()
+    }
+
+    fn omissions(&self) -> u64 {
+        self.0.inner.omissions()
+    }
+
+    fn evictions(&self) -> u64 {
+        self.0.inner.evictions()
+    }
+
+    fn trouble(&self) -> Option<String> {
         self.0.inner.trouble()
     }
 
@@ -107,7 +119,7 @@ impl Store for Audited {
         self.0.inner.glance().await
     }
 
-    async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
+    async fn apply(&self, batch: Batch<'_>) -> Result<Applied, StoreError> {
         self.0.inner.apply(batch).await
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
-use super::{Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
+use super::{Applied, Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
 use crate::model::{DriverId, Fix, Hour, Offset, Timestamp};
 
 type Observe = dyn Fn(&'static str, Duration) + Send + Sync;
@@ -58,7 +58,7 @@ impl Store for Measured {
         self.time("glance", self.inner.glance()).await
     }
 
-    async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
+    async fn apply(&self, batch: Batch<'_>) -> Result<Applied, StoreError> {
         self.time("apply", self.inner.apply(batch)).await
     }
 
@@ -135,7 +135,19 @@ impl Store for Measured {
         self.time("last_report", self.inner.last_report(window)).await
     }
 
-    fn trouble(&self) -> Option<&'static str> {
+    fn is_partial(&self) -> bool {
+        self.inner.is_partial()
+    }
+
+    fn omissions(&self) -> u64 {
+        self.inner.omissions()
+    }
+
+    fn evictions(&self) -> u64 {
+        self.inner.evictions()
+    }
+
+    fn trouble(&self) -> Option<String> {
         self.inner.trouble()
     }
 

@@ -5,15 +5,19 @@
 //!   instance applied them elsewhere leaves the same answers. A point is known by driver and millisecond; of two that
 //!   differ, the greater [`Fix`] wins.
 //! - **Newest wins.** No late point moves a driver back.
-//! - **All or an error.** `apply` returns once every point is in the store and visible to its readers. After an error
-//!   any part may have been applied; the caller applies the whole batch again.
+//! - **All, or said otherwise.** `apply` returns once every point is in the store and visible to its readers. After an
+//!   error any part may have been applied; the caller applies the whole batch again. A store that is spread over servers
+//!   of which some cannot be asked puts in what belongs to the others and owes the rest: it says [`Applied::Partly`],
+//!   is not durable beyond the batch's start, and a later audit asks for that part of the journal again.
 //! - **Bounded.** No call holds the store up for longer than a slice of at most 1,000 elements takes; every call ends
 //!   within the deadline the store was built with, as [`StoreError::Unavailable`] if need be.
 //! - **Within the retention.** A store need answer only about fixes within its retention; what is older may be gone, or
 //!   still be there: forgetting may be lazy (tracks in Redis are left to their TTL).
 //! - **Erased is erased.** After `erase` no answer shows what was applied of the driver before, and no file of the store
 //!   holds a byte of it. Points applied later are new. Erasing again, or somebody unknown, is no error.
-//! - **Never empty for lack of knowledge.** A store that cannot be asked says so; it never answers "nobody".
+//! - **Never empty for lack of knowledge.** A store that cannot be asked says so; it never answers "nobody". Where some of
+//!   its servers cannot be asked, what they have is left out of answers about many drivers, and `omissions` tells; what
+//!   such an answer has is true. One that would be empty for that reason, or is about one driver, is an error instead.
 //!
 //! Never here: the journal (an applier brings the points), the clock (callers pass moments), retention policy
 //! (callers pass what to forget), labels such as degraded (the query layer knows them).
@@ -111,6 +115,8 @@ pub enum StoreError {
 pub struct Batch<'a> {
     /// The points, in the order of the journal.
     pub points: &'a [Point],
+    /// From where on the journal would bring them again, none excepted.
+    pub start: Offset,
     /// Where the journal stands after them.
     pub end: Offset,
     /// Points whose hour ended before this are already out of the retention: counted, never written.
@@ -118,6 +124,15 @@ pub struct Batch<'a> {
     /// The store may hold some of these already: from a run that ended before it noted them, or from before a loss.
     /// The outcome is the same either way; a store to which repetition costs something looks first.
     pub repeated: bool,
+}
+
+/// How much of a batch was put in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// All of it.
+    Whole,
+    /// All but what belongs where the store cannot be asked. The store owes it: see [`Store::audit`].
+    Partly,
 }
 
 /// A line on the board that all instances on one store share.
@@ -142,6 +157,9 @@ pub struct Board {
 /// recently enough for this, and its longest call, to be over when others take it for away.
 pub const BOARD_LAPSE: Duration = Duration::from_secs(4);
 
+/// The trouble of a store that holds another fleet's data: it is left alone.
+pub const FOREIGN: &str = "it holds another fleet's data, and is left alone";
+
 /// An index of the journal.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -155,24 +173,19 @@ pub trait Store: Send + Sync + 'static {
 
     /// What the store must be told at its next opening to know what it should hold: kept beside the checkpoint, of no
     /// meaning to anyone else. One line.
-    fn marks(&self) -> String {
-        String::new()
-    }
+    fn marks(&self) -> String;
 
-    /// Looks whether the store still holds what was put into it. If not: the offset from which the journal must be
-    /// applied again. Told once; the store then expects what follows to come again.
-    async fn audit(&self) -> Result<Option<Offset>, StoreError> {
-        Ok(None)
-    }
+    /// Looks whether the store still holds what was put into it, and whether it can now be given what it owes. If so:
+    /// the offset from which the journal must be applied again. Told once; the store then expects what follows to come
+    /// again.
+    async fn audit(&self) -> Result<Option<Offset>, StoreError>;
 
     /// Whether the store still holds what it held when it was last written to or audited, as far as one look tells.
     /// So cheap that it follows every answer: a store that comes back empty answers before the next audit.
-    async fn glance(&self) -> Result<bool, StoreError> {
-        Ok(true)
-    }
+    async fn glance(&self) -> Result<bool, StoreError>;
 
     /// Puts a batch in.
-    async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError>;
+    async fn apply(&self, batch: Batch<'_>) -> Result<Applied, StoreError>;
 
     /// Everything before this offset would survive the end of this process (of the embedded store: is on disk; of
     /// Redis: was applied).
@@ -190,10 +203,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Writes `lines` on the board that all instances on this store share, if they are not there, each kept for
     /// `keep` from its own moment; and reads what is there. `None`: nobody else uses this store.
-    async fn board(&self, lines: &[Line], keep: Duration) -> Result<Option<Board>, StoreError> {
-        let _nobody_to_tell = (lines, keep);
-        Ok(None)
-    }
+    async fn board(&self, lines: &[Line], keep: Duration) -> Result<Option<Board>, StoreError>;
 
     /// The newest fix of a driver, if it lies in the window.
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError>;
@@ -240,11 +250,19 @@ pub trait Store: Send + Sync + 'static {
     /// The `ts` of the newest fix of the whole fleet, of all instances, within the window; `None` if there is none.
     async fn last_report(&self, window: Window) -> Result<Option<Timestamp>, StoreError>;
 
-    /// What keeps it from doing all that it should, in words for an operator; `None` if nothing is known to.
-    fn trouble(&self) -> Option<&'static str> {
-        None
-    }
+    /// Whether some of its servers cannot be asked, or could not and what they have has not been looked at since, or it
+    /// owes anything: answers may then be less than everything.
+    fn is_partial(&self) -> bool;
 
-    /// Whether it can be asked, quickly.
+    /// How many keys it let go of by itself since this process began: anything may be gone.
+    fn evictions(&self) -> u64;
+
+    /// How often something was left out of an answer. What was answered while this stayed the same is all there was.
+    fn omissions(&self) -> u64;
+
+    /// What keeps it from doing all that it should, in words for an operator; `None` if nothing is known to.
+    fn trouble(&self) -> Option<String>;
+
+    /// Whether it can be asked, be it in part, quickly.
     async fn ping(&self) -> Result<(), StoreError>;
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use geotrail::clock::Clock;
 use geotrail::model::{DriverId, Timestamp};
-use geotrail::query::{IndexState, Label, Queries, QueryError, Sight, Source};
+use geotrail::query::{IndexState, Label, Queries, QueryError, Sight, Source, Sources};
 use geotrail::store::Store as _;
 use geotrail::store::embedded::{EmbeddedStore, Options as EmbeddedOptions};
 use serde_json::json;
@@ -162,8 +162,8 @@ async fn questions_to(dir: &Path, sight: impl Fn(usize) -> Sight + Send + Sync +
     store.open("").await.expect("opens");
     let looks = AtomicUsize::new(0);
     let label = Label::from_fn(move || sight(looks.fetch_add(1, Ordering::SeqCst)));
-    let sources = vec![Arc::new(Source::new(store, label))];
-    Queries::new(sources, Clock::from_fn(|| Timestamp::from_ms(0)), Duration::from_hours(48))
+    let sources = Sources::new(vec![Arc::new(Source::new(store, label))]);
+    Queries::new(sources, Clock::from_fn(|| Timestamp::from_ms(0)), Duration::from_hours(48), |_, _, _| {})
 }
 
 /// The index becomes whole between the answer and its being written: the answer was still made from less.

@@ -87,7 +87,10 @@ async fn opened(dir: &Path, memtable_bytes: usize) -> (EmbeddedStore, Offset) {
 }
 
 async fn apply(store: &EmbeddedStore, points: &[Point], end: u64, forget_before: Timestamp) {
-    store.apply(Batch { points, end: Offset::new(end), forget_before, repeated: false }).await.expect("applies");
+    store
+        .apply(Batch { points, start: Offset::START, end: Offset::new(end), forget_before, repeated: false })
+        .await
+        .expect("applies");
 }
 
 async fn all<T, F: Future<Output = Result<Page<T>, StoreError>>>(

@@ -88,7 +88,7 @@ pub(crate) fn traces_on_disk(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// The keys of Redis that hold any of the secrets, in their names or values.
-fn traces_in_redis(server: &RedisServer) -> Vec<String> {
+pub(crate) fn traces_in_redis(server: &RedisServer) -> Vec<String> {
     let port = server.url().rsplit(':').next().expect("a port").to_owned();
     let ask = |args: &[&str]| {
         let output = Command::new("redis-cli").args(["-p", &port]).args(args).output();
@@ -112,7 +112,7 @@ fn traces(dir: &Path, backing: &Backing) -> (Vec<PathBuf>, Vec<String>) {
     (traces_on_disk(dir), backing.server.as_ref().map(traces_in_redis).unwrap_or_default())
 }
 
-async fn delete(service: &Http, driver: &str) -> Option<u16> {
+pub(crate) async fn delete(service: &Http, driver: &str) -> Option<u16> {
     service.send(service.request("DELETE", &format!("/v1/drivers/{driver}"))).await.map(|answer| answer.status)
 }
 
@@ -154,7 +154,7 @@ async fn in_cells(service: &Http) -> u64 {
 }
 
 /// The moments of a driver's track; empty if it is not known.
-async fn moments(service: &Http, driver: &str) -> Vec<i64> {
+pub(crate) async fn moments(service: &Http, driver: &str) -> Vec<i64> {
     let (from, to) = (now_ms() - 20 * HOUR_MS, now_ms() + HOUR_MS);
     if service.get(&format!("/v1/drivers/{driver}/track?from={from}&to={to}")).await.status == 404 {
         return Vec::new();

@@ -13,7 +13,7 @@ use geotrail::clock::Clock;
 use geotrail::journal::{Journal, Options};
 use geotrail::model::{DriverId, Fix, Hour, Offset, Point, Position, Tags, Timestamp};
 use geotrail::store::embedded::{EmbeddedStore, Options as EmbeddedOptions};
-use geotrail::store::{Batch, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
+use geotrail::store::{Applied, Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::eventually;
@@ -316,7 +316,39 @@ impl Store for Fragile {
         self.inner.open(marks).await
     }
 
-    async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
+    fn marks(&self) -> String {
+        self.inner.marks()
+    }
+
+    async fn audit(&self) -> Result<Option<Offset>, StoreError> {
+        self.inner.audit().await
+    }
+
+    async fn glance(&self) -> Result<bool, StoreError> {
+        self.inner.glance().await
+    }
+
+    async fn board(&self, lines: &[Line], keep: Duration) -> Result<Option<Board>, StoreError> {
+        self.inner.board(lines, keep).await
+    }
+
+    fn is_partial(&self) -> bool {
+        self.inner.is_partial()
+    }
+
+    fn evictions(&self) -> u64 {
+        self.inner.evictions()
+    }
+
+    fn omissions(&self) -> u64 {
+        self.inner.omissions()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.inner.trouble()
+    }
+
+    async fn apply(&self, batch: Batch<'_>) -> Result<Applied, StoreError> {
         let is_poisoned = batch.points.iter().any(|point| Some(&point.driver) == self.poison.as_ref());
         let panics = self.panics.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         assert!(!is_poisoned && panics.is_err(), "as it was told to");

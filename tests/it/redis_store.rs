@@ -82,7 +82,13 @@ pub(crate) fn points(seed: u64, count: usize, drivers: usize) -> Vec<Point> {
 }
 
 pub(crate) fn batch(points: &[Point], end: u64) -> Batch<'_> {
-    Batch { points, end: Offset::new(end), forget_before: now().plus_ms(-48 * 3_600_000), repeated: false }
+    Batch {
+        points,
+        start: Offset::START,
+        end: Offset::new(end),
+        forget_before: now().plus_ms(-48 * 3_600_000),
+        repeated: false,
+    }
 }
 
 /// What must be in the store, by the simplest means.

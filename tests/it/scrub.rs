@@ -282,7 +282,7 @@ async fn an_erased_driver_leaves_a_store_as_if_it_had_never_been(kind: Kind) {
             let rest = without(points.clone(), std::slice::from_ref(&gone));
             end += 1_000;
             let (end, forget_before) = (Offset::new(end), Timestamp::from_ms(0));
-            let batch = |points| Batch { points, end, forget_before, repeated: false };
+            let batch = |points| Batch { points, start: Offset::START, end, forget_before, repeated: false };
             store.apply(batch(&points)).await.unwrap();
             reference.apply(batch(&rest)).await.unwrap();
         }
@@ -323,7 +323,13 @@ async fn an_erased_driver_leaves_a_store_as_if_it_had_never_been(kind: Kind) {
     let back: Vec<_> = (0..3).map(|n| gone_at(now - n * 3_700_000)).collect();
     apply(&store, &reference, &back).await;
     let points: Vec<Point> = back.iter().map(crate::store_contract::point).collect();
-    let batch = Batch { points: &points, end: Offset::new(1), forget_before: Timestamp::from_ms(0), repeated: false };
+    let batch = Batch {
+        points: &points,
+        start: Offset::START,
+        end: Offset::new(1),
+        forget_before: Timestamp::from_ms(0),
+        repeated: false,
+    };
     reference.apply(batch).await.unwrap();
     assert_eq!(view(&*store, now).await, view(&*reference, now).await, "come back");
 }

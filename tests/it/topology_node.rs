@@ -51,7 +51,7 @@ fn point(driver: &str, ts: Timestamp, position: Position) -> Point {
 
 fn batch(points: &[Point]) -> Batch<'_> {
     let forget_before = now().plus_ms(-48 * 3_600_000);
-    Batch { points, end: Offset::new(1), forget_before, repeated: false }
+    Batch { points, start: Offset::START, end: Offset::new(1), forget_before, repeated: false }
 }
 
 fn report(driver: &str) -> Report {
@@ -320,7 +320,7 @@ async fn over_tls(host: &str, port: u16, ca: Option<&Path>) -> Result<(), StoreE
     let store = RedisStore::connect(Options { ca: ca.map(Path::to_owned), ..options(url) }).await?;
     store.ping().await?;
     let point = point("driver-1", now(), place(0));
-    store.apply(batch(std::slice::from_ref(&point))).await
+    store.apply(batch(std::slice::from_ref(&point))).await.map(|_| ())
 }
 
 #[tokio::test(flavor = "multi_thread")]

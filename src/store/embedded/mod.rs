@@ -35,7 +35,7 @@ use async_trait::async_trait;
 use self::disk::DiskError;
 use self::state::State;
 use self::upkeep::Shared;
-use super::{Batch, Located, Near, NearbyQuery, Page, Store, StoreError, When, Window};
+use super::{Applied, Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, When, Window};
 use crate::model::{DriverId, Fix, Hour, Offset, Timestamp};
 
 /// Elements per hold of the lock.
@@ -181,7 +181,20 @@ impl Store for EmbeddedStore {
         self.blocking(Shared::load).await.map(Some)
     }
 
-    async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
+    /// What is lost of its files is found when they are opened.
+    fn marks(&self) -> String {
+        String::new()
+    }
+
+    async fn audit(&self) -> Result<Option<Offset>, StoreError> {
+        Ok(None)
+    }
+
+    async fn glance(&self) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
+    async fn apply(&self, batch: Batch<'_>) -> Result<Applied, StoreError> {
         let shared = self.opened()?;
         // One batch after the other, so that "applied up to here" has no holes.
         let _turn = self.applying.lock().await;
@@ -191,7 +204,7 @@ impl Store for EmbeddedStore {
         }
         let mut state = shared.state.write();
         state.applied = state.applied.max(batch.end);
-        Ok(())
+        Ok(Applied::Whole)
     }
 
     fn durable(&self) -> Offset {
@@ -221,6 +234,10 @@ impl Store for EmbeddedStore {
         let (_applying, _filling) = (self.applying.lock().await, self.filling.lock().await);
         let driver = driver.clone();
         self.blocking(move |shared| shared.erase(&driver)).await
+    }
+
+    async fn board(&self, _lines: &[Line], _keep: Duration) -> Result<Option<Board>, StoreError> {
+        Ok(None)
     }
 
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {
@@ -362,6 +379,22 @@ impl Store for EmbeddedStore {
             state.fleet.get(number).filter(|driver| is_within(&driver.newest, window)).map(|driver| driver.newest.ts)
         })?;
         Ok(drivers.items.into_iter().max())
+    }
+
+    fn is_partial(&self) -> bool {
+        false
+    }
+
+    fn omissions(&self) -> u64 {
+        0
+    }
+
+    fn evictions(&self) -> u64 {
+        0
+    }
+
+    fn trouble(&self) -> Option<String> {
+        None
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

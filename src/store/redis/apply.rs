@@ -9,6 +9,8 @@
 //!
 //! Of a sharded hour the places follow (`place`). Every call counts itself in the marks (`marks` says why).
 //!
+//! What belongs to shards whose primary is away is left out (`outage` says what becomes of it).
+//!
 //! Never here: repetition (the applier repeats a batch that failed).
 
 use std::collections::HashMap;
@@ -21,7 +23,7 @@ use super::marks::Attempt;
 use super::shard::{Layout, Shard};
 use super::{Index, packed};
 use crate::model::{DriverId, Fix, Hour, Point, QuadCell, Timestamp};
-use crate::store::{Batch, StoreError, track_codec};
+use crate::store::{Applied, Batch, StoreError, track_codec};
 
 /// Drivers in one call of the script. See `docs/redis-keys.md` for what a call costs.
 const DRIVERS_PER_CALL: usize = 10;
@@ -83,10 +85,11 @@ pub(super) struct Slice<'a, 'b> {
 
 impl Index {
     /// Puts `batch` in.
-    pub(super) async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
+    pub(super) async fn apply(&self, batch: Batch<'_>) -> Result<Applied, StoreError> {
         self.marks.forget_before(batch.forget_before);
-        let mut attempt = Attempt::new();
-        let folded = fold(self.keys.layout(), batch);
+        let mut attempt = Attempt::new(batch.start);
+        let mut folded = fold(self.keys.layout(), batch);
+        folded.retain(|(bucket, _)| !self.owes(&mut attempt, *bucket));
         let slices = self.slices(&folded, batch.repeated).await?;
         let calls = slices.iter().map(|slice| self.call(&attempt, slice, batch.repeated)).collect();
         let written = self.in_pipelines(calls).await?;
@@ -95,7 +98,18 @@ impl Index {
         if let Layout::Sharded(_) = self.keys.layout() {
             self.put_in_places(&mut attempt, &slices, written).await?;
         }
-        self.complete(attempt, batch.end).await
+        let applied = if attempt.is_owed() { Applied::Partly } else { Applied::Whole };
+        self.complete(attempt, batch.end).await?;
+        Ok(applied)
+    }
+
+    /// Whether `shard` is away, and what the attempt has for it is owed. The same all through an attempt.
+    pub(super) fn owes(&self, attempt: &mut Attempt, shard: Shard) -> bool {
+        let is_away = *attempt.away.entry(shard).or_insert_with(|| self.is_away(shard));
+        if is_away {
+            self.outage.owe(shard, attempt.start);
+        }
+        is_away
     }
 
     /// Sends calls, some pipelines at once. The replies, in order.

@@ -14,6 +14,7 @@ use super::Index;
 use super::link::{Command, Reply};
 use super::marks::Attempt;
 use super::newest::corrupt;
+use super::outage::Lacks;
 use super::shard::{Layout, Shard};
 use crate::model::{Cell, Disc, Hour, Position, QuadCell, Timestamp};
 use crate::store::StoreError;
@@ -46,6 +47,11 @@ impl Atlas {
         self.told.lock().clear();
     }
 
+    /// Whether this instance has seen to a cell's being known to all.
+    pub(super) fn is_told(&self, hour: Hour, cell: Cell) -> bool {
+        self.told.lock().contains(&(hour, cell))
+    }
+
     fn known(&self, hour: Hour) -> (usize, Option<Cell>) {
         let hours = self.hours.lock();
         let known = hours.get(&hour);
@@ -59,7 +65,9 @@ impl Index {
         if self.keys.layout() == Layout::Whole {
             return Ok(Vec::new());
         }
-        self.refresh(&[hour]).await?;
+        let lacks = Lacks::default();
+        self.refresh(&[hour], &lacks).await?;
+        lacks.nothing()?;
         let known = self.atlas.hours.lock();
         Ok(known.get(&hour).into_iter().flatten().map(|(cell, _)| Shard::place(hour, *cell)).collect())
     }
@@ -71,12 +79,13 @@ impl Index {
         hours: &[Hour],
         centre: Position,
         radius_m: f64,
+        lacks: &Lacks,
     ) -> Result<Vec<(Shard, usize, Vec<QuadCell>)>, StoreError> {
         if self.keys.layout() == Layout::Whole {
             let cover = QuadCell::covering(centre, radius_m);
             return Ok(hours.iter().enumerate().map(|(at, hour)| (Shard::whole(*hour), at, cover.clone())).collect());
         }
-        self.refresh(hours).await?;
+        self.refresh(hours, lacks).await?;
         let known = self.atlas.hours.lock();
         let mut covers: BTreeMap<Cell, Vec<QuadCell>> = BTreeMap::new();
         let mut found = Vec::new();
@@ -90,8 +99,8 @@ impl Index {
         Ok(found)
     }
 
-    /// Learns what cells the hours have by now.
-    async fn refresh(&self, hours: &[Hour]) -> Result<(), StoreError> {
+    /// Learns what cells the hours have by now. Of one whose list is away, those stand that were known before.
+    async fn refresh(&self, hours: &[Hour], lacks: &Lacks) -> Result<(), StoreError> {
         let mut open: BTreeSet<Hour> = hours.iter().copied().collect();
         while !open.is_empty() {
             let asked: Vec<(Hour, usize, Option<Cell>)> = open
@@ -107,8 +116,12 @@ impl Index {
                     .number(from)
                     .number(from + CELLS_PER_COMMAND - 1)
             });
-            let replies = self.link.run(commands.collect()).await?;
+            let replies = self.replies(commands.collect(), lacks).await?;
             for ((hour, count, last), reply) in asked.into_iter().zip(replies) {
+                let Some(reply) = reply else {
+                    open.remove(&hour);
+                    continue;
+                };
                 let mut cells = Vec::new();
                 for reply in reply.list()? {
                     cells.push(cell(reply)?);

@@ -6,15 +6,20 @@
 //! Lines are only ever added and grow old, so as long as there are as many as an instance knows, they are those it
 //! knows; once in a while all are read nevertheless.
 //!
+//! In a cluster the board has three copies, so that one primary alone does not keep instances from each other. A visit
+//! is one if it reaches two of them: of any two visits, the later finds on one copy what the earlier left there.
+//!
 //! Never here: what the lines mean.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future;
 use parking_lot::Mutex;
 
 use super::Index;
+use super::keys::BOARDS;
 use super::link::{Command, Reply};
 use super::newest::{corrupt, id};
 use super::shard::{Part, Shard};
@@ -82,23 +87,52 @@ impl Index {
 
     /// Writes what is not there yet, and reads what is.
     pub(super) async fn board(&self, lines: &[Line], keep: Duration, all: &ReadAll) -> Result<Board, StoreError> {
-        let (count, instances) = self.visit(&[], keep).await?;
         let is_due = all.0.lock().is_none_or(|last| last.elapsed() >= READ_ALL_EVERY);
-        if count == lines.len() as u64 && !is_due {
-            return Ok(Board { lines: lines.to_vec(), instances });
+        let copies = if self.link.is_cluster() { &BOARDS[..] } else { &BOARDS[..1] };
+        let visits = copies.iter().map(|copy| self.board_copy(copy, lines, keep, is_due));
+        let (mut there, mut instances, mut trouble) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+        for visit in future::join_all(visits).await {
+            match visit {
+                Ok((lines, seen)) => {
+                    there.extend(lines);
+                    instances.extend(seen);
+                }
+                Err(error) => trouble.push(error),
+            }
         }
-        let mut there = self.lines().await?;
-        let missing: Vec<&Line> = lines.iter().filter(|line| !there.contains(*line)).collect();
-        for some in missing.chunks(LINES_AT_ONCE) {
-            self.visit(some, keep).await?;
+        if trouble.len() > copies.len() / 2 {
+            return Err(trouble.swap_remove(0));
         }
-        there.extend(missing.into_iter().cloned());
-        *all.0.lock() = Some(Instant::now());
-        Ok(Board { lines: there.into_iter().collect(), instances })
+        if is_due {
+            *all.0.lock() = Some(Instant::now());
+        }
+        Ok(Board { lines: there.into_iter().collect(), instances: instances.into_iter().collect() })
     }
 
-    async fn visit(&self, lines: &[&Line], keep: Duration) -> Result<(u64, Vec<String>), StoreError> {
-        let keys = vec![self.keys.board(), self.keys.instances()];
+    /// The lines of one copy, `lines` included, and who was there.
+    async fn board_copy(
+        &self,
+        copy: &str,
+        lines: &[Line],
+        keep: Duration,
+        is_due: bool,
+    ) -> Result<(BTreeSet<Line>, Vec<String>), StoreError> {
+        let (count, mut instances) = self.visit(copy, &[], keep).await?;
+        if count == lines.len() as u64 && !is_due {
+            return Ok((lines.iter().cloned().collect(), instances));
+        }
+        let mut there = self.lines(copy).await?;
+        let missing: Vec<&Line> = lines.iter().filter(|line| !there.contains(*line)).collect();
+        for some in missing.chunks(LINES_AT_ONCE) {
+            // Whoever came in between has not seen these lines.
+            instances.extend(self.visit(copy, some, keep).await?.1);
+        }
+        there.extend(missing.into_iter().cloned());
+        Ok((there, instances))
+    }
+
+    async fn visit(&self, copy: &str, lines: &[&Line], keep: Duration) -> Result<(u64, Vec<String>), StoreError> {
+        let keys = vec![self.keys.board(copy), self.keys.instances(copy)];
         let mut call = Command::script(&self.visit, keys)
             .arg(self.keys.instance())
             .number(BOARD_LAPSE.as_millis())
@@ -114,11 +148,11 @@ impl Index {
         Ok((count, instances))
     }
 
-    async fn lines(&self) -> Result<BTreeSet<Line>, StoreError> {
+    async fn lines(&self, copy: &str) -> Result<BTreeSet<Line>, StoreError> {
         let mut lines = BTreeSet::new();
         loop {
             let from = lines.len();
-            let page = Command::on("ZRANGE", self.keys.board()).number(from).number(from + LINES_AT_ONCE - 1);
+            let page = Command::on("ZRANGE", self.keys.board(copy)).number(from).number(from + LINES_AT_ONCE - 1);
             let page = self.link.ask(page.arg("WITHSCORES")).await?.list()?;
             let is_end = page.len() < 2 * LINES_AT_ONCE;
             let mut page = page.into_iter();

@@ -30,6 +30,7 @@ impl Index {
     pub(super) async fn forget_before(&self, cutoff: Timestamp, forgotten: &Forgotten) -> Result<(), StoreError> {
         // First, so that no audit misses what goes.
         self.marks.forget_before(cutoff);
+        self.outage.forget_before(cutoff);
         self.atlas.forget_before(cutoff);
         let open = cutoff.plus_ms(-1).hour().number();
         let next = forgotten.0.lock().map_or(i32::MIN, |hour| hour.number() + 1);

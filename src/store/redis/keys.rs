@@ -15,6 +15,10 @@ use crate::model::DriverId;
 /// How far apart the keys of one hour expire: 10 minutes keep a million small keys from expiring in one burst.
 const JITTER_S: u32 = 600;
 
+/// The tags of the board and of its copies, in each third of the slots: a cluster that shares its slots out evenly has
+/// them on three primaries.
+pub(super) const BOARDS: [&str; 3] = ["erasures", "erasures-1", "erasures-t"];
+
 /// How the size of a key is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counted {
@@ -148,14 +152,20 @@ impl Keys {
         self.key(shard, &format!("track:{driver}"))
     }
 
-    /// Sorted set: what instances tell each other of erasures, by its moment in milliseconds.
-    pub(super) fn board(&self) -> Bytes {
-        format!("{}:{{erasures}}:board", self.prefix).into()
+    /// Sorted set: what instances tell each other of erasures, by its moment in milliseconds. `copy` is the tag of one
+    /// of [`BOARDS`].
+    pub(super) fn board(&self, copy: &str) -> Bytes {
+        format!("{}:{{{copy}}}:board", self.prefix).into()
     }
 
-    /// Sorted set: which instances were at the board when, in milliseconds.
-    pub(super) fn instances(&self) -> Bytes {
-        format!("{}:{{erasures}}:instances", self.prefix).into()
+    /// Sorted set: which instances were at this copy of the board when, in milliseconds.
+    pub(super) fn instances(&self, copy: &str) -> Bytes {
+        format!("{}:{{{copy}}}:instances", self.prefix).into()
+    }
+
+    /// String: the id of the fleet whose data this is.
+    pub(super) fn fleet(&self) -> Bytes {
+        format!("{}:{{fleet}}:id", self.prefix).into()
     }
 
     /// When `key` expires, in seconds since 1970: so long after the end of its hour, and a little more, which

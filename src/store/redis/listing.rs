@@ -15,6 +15,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use super::Index;
 use super::link::{Command, Reply};
 use super::newest::{driver, fix, id};
+use super::outage::Lacks;
 use super::shard::Shard;
 use crate::model::{DriverId, Fix, Hour};
 use crate::store::{Located, Page, StoreError, Window};
@@ -43,10 +44,13 @@ impl Index {
         after: Option<&DriverId>,
         limit: usize,
     ) -> Result<Page<DriverId>, StoreError> {
+        let lacks = Lacks::default();
         let rosters: Vec<Shard> = hours.iter().flat_map(|hour| self.buckets(*hour)).collect();
         let Page { items, next } =
-            self.on_rosters(&rosters, self.keys.layout().buckets(), after, limit, Rows::Ids).await?;
-        Ok(Page { items: items.into_iter().map(|(driver, _)| driver).collect(), next })
+            self.on_rosters(&rosters, self.keys.layout().buckets(), after, limit, Rows::Ids, &lacks).await?;
+        let page = Page { items: items.into_iter().map(|(driver, _)| driver).collect(), next };
+        let is_empty = is_empty(&page, after);
+        self.given(page, is_empty, &lacks)
     }
 
     /// The drivers whose newest fix lies in the window, with that fix.
@@ -68,28 +72,39 @@ impl Index {
         after: Option<&DriverId>,
         limit: usize,
     ) -> Result<Page<Located>, StoreError> {
+        let lacks = Lacks::default();
         let rosters: Vec<Shard> = hours.iter().flat_map(|hour| self.buckets(*hour)).collect();
-        let page = self.on_rosters(&rosters, self.keys.layout().buckets(), after, limit, Rows::Located).await?;
-        Ok(located(page))
+        let page =
+            self.on_rosters(&rosters, self.keys.layout().buckets(), after, limit, Rows::Located, &lacks).await?;
+        let page = located(page);
+        let is_empty = is_empty(&page, after);
+        self.given(page, is_empty, &lacks)
     }
 
     /// How many drivers have their newest fix in the window. A driver is in one bucket, whatever the hour, so each
     /// bucket is counted by itself.
     pub(super) async fn active_count(&self, window: Window) -> Result<u64, StoreError> {
-        let hours = self.hours(window);
-        stream::iter(0..self.keys.layout().buckets())
-            .map(|bucket| self.count_bucket(&hours, bucket, window))
+        let (hours, lacks) = (self.hours(window), Lacks::default());
+        let count = stream::iter(0..self.keys.layout().buckets())
+            .map(|bucket| self.count_bucket(&hours, bucket, window, &lacks))
             .buffer_unordered(BUCKETS_AT_ONCE)
             .try_fold(0, |sum, count| future::ready(Ok(sum + count)))
-            .await
+            .await?;
+        self.given(count, count == 0, &lacks)
     }
 
-    async fn count_bucket(&self, hours: &[Hour], bucket: usize, window: Window) -> Result<u64, StoreError> {
+    async fn count_bucket(
+        &self,
+        hours: &[Hour],
+        bucket: usize,
+        window: Window,
+        lacks: &Lacks,
+    ) -> Result<u64, StoreError> {
         let rosters: Vec<Shard> = hours.iter().map(|hour| self.keys.layout().bucket_number(*hour, bucket)).collect();
         let mut count = 0;
         let mut after = None;
         loop {
-            let page = self.on_rosters(&rosters, 1, after.as_ref(), COUNTED_AT_ONCE, Rows::Located).await?;
+            let page = self.on_rosters(&rosters, 1, after.as_ref(), COUNTED_AT_ONCE, Rows::Located, lacks).await?;
             let page = located(page);
             count += page.items.iter().filter(|located| located.fix.ts >= window.since).count() as u64;
             after = page.next;
@@ -107,6 +122,7 @@ impl Index {
         after: Option<&DriverId>,
         limit: usize,
         rows: Rows,
+        lacks: &Lacks,
     ) -> Result<Page<Row>, StoreError> {
         let mut items: Vec<Row> = Vec::new();
         let mut after = after.cloned();
@@ -115,33 +131,40 @@ impl Index {
             let wanted = limit + 1 - items.len();
             // Of many, each is asked for its share and some more, for chance spreads them unevenly.
             let share = if spread == 1 { wanted } else { wanted.div_ceil(spread) * 3 / 2 + UNEVEN };
-            let (more, is_end) = self.merged(rosters, after.as_ref(), share.min(rows.at_once()), rows).await?;
+            let slice = share.min(rows.at_once());
+            let (more, horizon) = self.merged(rosters, after.as_ref(), slice, rows, lacks).await?;
             items.extend(more);
-            let last = |items: &[Row]| items.last().map(|(driver, _)| driver.clone());
             if items.len() > limit {
                 items.truncate(limit);
-                return Ok(Page { next: last(&items), items });
+                return Ok(Page { next: items.last().map(|(driver, _)| driver.clone()), items });
             }
-            if is_end {
+            if horizon.is_none() {
                 return Ok(Page { items, next: None });
             }
-            after = last(&items).or(after);
+            after = horizon;
         }
     }
 
-    /// The next rows of all rosters, as far as each has said what it has; and whether that was all.
+    /// The next rows of all rosters, as far as each has said what it has; and up to whom that is, `None` if it was all.
+    /// Who is seen in an hour, and may have been in a later one where nobody can be asked, is left out.
     async fn merged(
         &self,
         rosters: &[Shard],
         after: Option<&DriverId>,
         slice: usize,
         rows: Rows,
-    ) -> Result<(BTreeMap<DriverId, Option<Fix>>, bool), StoreError> {
+        lacks: &Lacks,
+    ) -> Result<(BTreeMap<DriverId, Option<Fix>>, Option<DriverId>), StoreError> {
+        let mut silent: Vec<Shard> = Vec::new();
         let mut merged: BTreeMap<DriverId, Option<Fix>> = BTreeMap::new();
         let mut horizon: Option<DriverId> = None;
         for rosters in rosters.chunks(ROSTERS_PER_PIPELINE) {
             let commands = rosters.iter().map(|shard| self.roster(*shard, after, slice, rows));
-            for (shard, reply) in rosters.iter().zip(self.link.run(commands.collect()).await?) {
+            for (shard, reply) in rosters.iter().zip(self.replies(commands.collect(), lacks).await?) {
+                let Some(reply) = reply else {
+                    silent.push(*shard);
+                    continue;
+                };
                 let roster = read(*shard, reply, rows)?;
                 if roster.len() >= slice {
                     let last = roster.last().map(|(driver, _)| driver.clone());
@@ -153,11 +176,20 @@ impl Index {
                 }
             }
         }
-        let is_end = horizon.is_none();
-        if let Some(horizon) = horizon {
-            merged.retain(|driver, _| *driver <= horizon);
+        if let Some(horizon) = &horizon {
+            merged.retain(|driver, _| driver <= horizon);
         }
-        Ok((merged, is_end))
+        if !silent.is_empty() {
+            merged.retain(|driver, fix| {
+                let hour = fix.as_ref().map(|fix| fix.ts.hour());
+                let bucket = hour.map(|hour| self.keys.layout().bucket(hour, driver));
+                let may_hide = |shard: &Shard| {
+                    hour.is_some_and(|hour| shard.hour() > hour && bucket == Some(shard.in_hour(hour)))
+                };
+                !silent.iter().any(may_hide)
+            });
+        }
+        Ok((merged, horizon))
     }
 
     fn roster(&self, shard: Shard, after: Option<&DriverId>, slice: usize, rows: Rows) -> Command {
@@ -212,4 +244,9 @@ fn located(page: Page<Row>) -> Page<Located> {
     let Page { items, next } = page;
     let items = items.into_iter().filter_map(|(driver, fix)| fix.map(|fix| Located { driver, fix })).collect();
     Page { items, next }
+}
+
+/// Whether a listing that begins with this page ends with it, and has nobody.
+const fn is_empty<T>(page: &Page<T>, after: Option<&DriverId>) -> bool {
+    after.is_none() && page.items.is_empty() && page.next.is_none()
 }

@@ -19,7 +19,8 @@ use super::Index;
 use super::keys::Counted;
 use super::link::{Command, Reply};
 use super::newest::corrupt;
-use super::shard::{Layout, Shard};
+use super::outage::Lacks;
+use super::shard::{Layout, Part, Shard};
 use crate::model::{Offset, Timestamp};
 use crate::store::StoreError;
 
@@ -49,12 +50,22 @@ pub(super) struct Attempt {
     calls: BTreeMap<Shard, (u64, u64)>,
     /// Shards whose marks were not as they should be.
     lost: BTreeSet<Shard>,
+    /// Where the batch begins.
+    pub(super) start: Offset,
+    /// The shards that were asked about, and whether they are away.
+    pub(super) away: BTreeMap<Shard, bool>,
 }
 
 impl Attempt {
-    pub(super) fn new() -> Self {
+    /// At a batch that begins at `start`.
+    pub(super) fn new(start: Offset) -> Self {
         let name = format!("{:08x}", rand::random::<u32>());
-        Self { name, calls: BTreeMap::new(), lost: BTreeSet::new() }
+        Self { name, calls: BTreeMap::new(), lost: BTreeSet::new(), start, away: BTreeMap::new() }
+    }
+
+    /// Whether something was left out of it.
+    pub(super) fn is_owed(&self) -> bool {
+        self.away.values().any(|is_away| *is_away)
     }
 
     /// Takes what a call into `shard` answered for the count, and gives the rest.
@@ -218,6 +229,15 @@ impl Marks {
         self.expected.lock().iter().rev().take(GLANCED).map(|(shard, mark)| (*shard, mark.clone())).collect()
     }
 
+    /// The shards that have a roster, newest first.
+    fn with_rosters(&self, layout: Layout) -> Vec<Shard> {
+        let has_roster = |shard: &&Shard| match layout {
+            Layout::Whole => true,
+            Layout::Sharded(_) => matches!(shard.part(), Part::Bucket(_)),
+        };
+        self.expected.lock().keys().rev().filter(has_roster).copied().collect()
+    }
+
     fn all(&self) -> Vec<(Shard, Mark)> {
         self.expected.lock().iter().map(|(shard, mark)| (*shard, mark.clone())).collect()
     }
@@ -255,10 +275,11 @@ impl Index {
     /// must come again.
     pub(super) async fn open(&self, line: &str) -> Result<Option<Offset>, StoreError> {
         self.atlas.forget();
+        self.outage.reset();
         if !self.marks.read(self.keys.layout(), line) {
             return Ok(Some(Offset::START));
         }
-        self.compare(self.marks.all(), true).await?;
+        self.compare_all(true).await?;
         Ok(self.marks.again.lock().take())
     }
 
@@ -267,8 +288,11 @@ impl Index {
     pub(super) async fn glance(&self) -> Result<bool, StoreError> {
         let expected = self.marks.newest();
         let mark = |shard| Command::on("HGET", self.keys.marks(shard)).arg(self.keys.instance());
-        let replies = self.link.run(expected.iter().map(|(shard, _)| mark(*shard)).collect()).await?;
+        let lacks = Lacks::default();
+        let replies = self.replies(expected.iter().map(|(shard, _)| mark(*shard)).collect(), &lacks).await?;
+        self.given((), false, &lacks)?;
         for ((_, expected), reply) in expected.into_iter().zip(replies) {
+            let Some(reply) = reply else { continue };
             if !Held::read(reply)?.is_some_and(|held| expected.is_in(&held)) {
                 return Ok(false);
             }
@@ -276,25 +300,42 @@ impl Index {
         Ok(true)
     }
 
-    /// The same of what was written since, a part each time; of everything as soon as anything is found missing.
+    /// The same of what was written since, a part each time; of everything as soon as anything is found missing, or
+    /// somebody came back. And whether what is owed can be put in by now.
     pub(super) async fn audit(&self) -> Result<Option<Offset>, StoreError> {
+        if self.has_arrivals(self.link.arrivals()) {
+            self.compare_all(false).await?;
+        }
         self.compare(self.marks.in_turn(), false).await?;
+        for shard in self.patrol(&self.patrol, &self.marks.with_rosters(self.keys.layout())).await? {
+            self.marks.lost(shard, None);
+        }
         if self.marks.untold().is_some() {
             self.compare(self.marks.all(), false).await?;
         }
-        Ok(self.marks.again.lock().take())
+        let collected = self.outage.collect(|shard| self.is_away(shard));
+        Ok(self.marks.again.lock().take().into_iter().chain(collected).min())
     }
 
-    /// Notes what is lost. It is told when all was compared; a call that is broken off leaves it for the next. What
-    /// was noted some time ago may have been moved on from.
+    /// Compares all there is with what those have who are there.
+    async fn compare_all(&self, is_of_old: bool) -> Result<(), StoreError> {
+        let arrivals = self.link.arrivals();
+        self.compare(self.marks.all(), is_of_old).await?;
+        self.outage.compared(arrivals);
+        Ok(())
+    }
+
+    /// Notes what is lost, as far as it is not away. It is told when all was compared; a call that is broken off leaves
+    /// it for the next. What was noted some time ago may have been moved on from.
     async fn compare(&self, expected: Vec<(Shard, Mark)>, is_of_old: bool) -> Result<(), StoreError> {
         if expected.is_empty() {
             return Ok(());
         }
         let gone_by = self.gone_by().await?;
         self.marks.forget_before(gone_by);
-        let mut open: Vec<(Shard, Mark)> =
-            expected.into_iter().filter(|(shard, _)| shard.hour().end() >= gone_by).collect();
+        self.outage.forget_before(gone_by);
+        let is_due = |shard: Shard| shard.hour().end() >= gone_by && !self.is_away(shard);
+        let mut open: Vec<(Shard, Mark)> = expected.into_iter().filter(|(shard, _)| is_due(*shard)).collect();
         for _ in 0..LOOKS {
             let mut moving = Vec::new();
             for slice in open.chunks(CALLS_PER_PIPELINE) {

@@ -9,11 +9,13 @@
 //! - `apply` with `write.lua` writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `look.lua`, `crowd.lua`
 //!   and what `density` remembers,
 //!   `listing`, `track` read; `forget` and `erase` remove.
-//! - `marks` with `count.lua` and `audit.lua` knows what should be there, and notices when it is not.
+//! - `marks` with `count.lua` and `audit.lua` knows what should be there, and notices when it is not; `outage` what is
+//!   owed and left out while a part of a cluster cannot be asked.
 //!
 //! Never here: KEYS, SCAN, SMEMBERS, GEORADIUS, GEOSEARCH, DEL, FLUSH, or anything about the journal.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -22,18 +24,22 @@ use async_trait::async_trait;
 use self::atlas::Atlas;
 use self::density::Density;
 use self::erase::ReadAll;
+use self::fleet::Recognised;
 use self::forget::Forgotten;
-use self::keys::Keys;
-use self::link::{Command, Link, NOT_ALLOWED, Script};
+use self::keys::{BOARDS, Keys};
+use self::link::{Link, NOT_ALLOWED, Script};
 use self::marks::Marks;
+use self::outage::Outage;
+use self::patrol::Patrol;
 use self::shard::{Layout, Shard};
-use super::{Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
+use super::{Applied, Batch, Board, FOREIGN, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
 use crate::model::{DriverId, Fix, Hour, MAX_AHEAD_MS, Offset, Resolution, Timestamp};
 
 mod apply;
 mod atlas;
 mod density;
 mod erase;
+mod fleet;
 mod forget;
 mod keys;
 mod link;
@@ -41,10 +47,14 @@ mod listing;
 mod marks;
 mod nearby;
 mod newest;
+mod outage;
 mod packed;
+mod patrol;
 mod place;
 mod shard;
 mod track;
+
+pub use self::fleet::Fleet;
 
 /// How long a start waits for Redis: a connection within reach takes milliseconds.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -84,6 +94,7 @@ pub struct RedisStore {
     is_refused: AtomicBool,
     forgotten: Forgotten,
     board_read: ReadAll,
+    recognised: Recognised,
 }
 
 /// What every part of the store works with.
@@ -102,6 +113,8 @@ struct Index {
     density: Density,
     audit: Script,
     marks: Marks,
+    outage: Outage,
+    patrol: Patrol,
     erase: Script,
     visit: Script,
 }
@@ -129,9 +142,10 @@ impl RedisStore {
             return Err(StoreError::Refused("the prefix of keys is empty or has braces".into()));
         }
         let layout = shard_resolution.map_or(Layout::Whole, Layout::Sharded);
+        let keys = Keys::new(prefix, instance, layout, retention);
         let index = Index {
-            link: Link::open(&url, ca.as_deref(), deadline)?,
-            keys: Keys::new(prefix, instance, layout, retention),
+            link: Link::open(&url, ca.as_deref(), deadline, keys.board(BOARDS[0]))?,
+            keys,
             atlas: Atlas::default(),
             write: Script::new(apply::WRITE),
             place: Script::new(place::PLACE),
@@ -143,6 +157,8 @@ impl RedisStore {
             density: Density::default(),
             audit: Script::new(marks::AUDIT),
             marks: Marks::default(),
+            outage: Outage::default(),
+            patrol: Patrol::default(),
             erase: Script::new(erase::ERASE),
             visit: Script::new(erase::BOARD),
         };
@@ -154,6 +170,7 @@ impl RedisStore {
             is_refused: AtomicBool::new(false),
             forgotten: Forgotten::default(),
             board_read: ReadAll::default(),
+            recognised: Recognised::default(),
         })
     }
 
@@ -173,10 +190,52 @@ impl RedisStore {
         self.index.link.missing()
     }
 
-    async fn within<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    /// Which databases of which servers this is, each by the name that the server gave itself at its start; none where
+    /// that is not told.
+    pub async fn servers(&self) -> Vec<String> {
+        self.in_time(async { Ok(self.index.link.servers().await) }).await.unwrap_or_default()
+    }
+
+    /// Of this fleet: another's data is left alone. Without this, nobody asks whose it is.
+    #[must_use]
+    pub fn of_fleet(self, fleet: Arc<Fleet>) -> Self {
+        Self { recognised: Recognised::by(fleet), ..self }
+    }
+
+    /// Whether it holds another fleet's data.
+    pub async fn is_foreign(&self) -> bool {
+        // Whoever cannot be asked is not said to be foreign.
+        let _ = self.in_time(self.index.recognise(&self.recognised, false)).await;
+        self.recognised.is_foreign()
+    }
+
+    /// Makes it our fleet's, whosever it was. What is there stays.
+    pub async fn adopt(&self) -> Result<(), StoreError> {
+        self.in_time(self.index.adopt(&self.recognised)).await
+    }
+
+    async fn in_time<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         tokio::time::timeout(self.deadline, call)
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable("past the deadline".into())))
+    }
+
+    /// A call that reads; in time, and only if it is ours.
+    async fn within<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.in_time(async {
+            self.index.recognised(&self.recognised, false).await?;
+            call.await
+        })
+        .await
+    }
+
+    /// A call that may write.
+    async fn writing<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.in_time(async {
+            self.index.recognised(&self.recognised, true).await?;
+            call.await
+        })
+        .await
     }
 }
 
@@ -187,7 +246,7 @@ impl Store for RedisStore {
     }
 
     async fn open(&self, marks: &str) -> Result<Option<Offset>, StoreError> {
-        self.within(self.index.open(marks)).await
+        self.writing(self.index.open(marks)).await
     }
 
     fn marks(&self) -> String {
@@ -195,7 +254,11 @@ impl Store for RedisStore {
     }
 
     async fn audit(&self) -> Result<Option<Offset>, StoreError> {
-        let lost = self.within(self.index.audit()).await?;
+        let audit = async {
+            self.index.recognise(&self.recognised, true).await?;
+            self.index.audit().await
+        };
+        let lost = self.in_time(audit).await?;
         if let Some(from) = lost {
             self.applied.fetch_min(from.get(), Ordering::Relaxed);
         }
@@ -206,23 +269,24 @@ impl Store for RedisStore {
         self.within(self.index.glance()).await
     }
 
-    async fn apply(&self, batch: Batch<'_>) -> Result<(), StoreError> {
-        let outcome = self.within(self.index.apply(batch)).await;
+    async fn apply(&self, batch: Batch<'_>) -> Result<Applied, StoreError> {
+        let outcome = self.writing(self.index.apply(batch)).await;
         match &outcome {
-            Ok(()) => self.is_refused.store(false, Ordering::Relaxed),
+            Ok(_) => self.is_refused.store(false, Ordering::Relaxed),
             Err(StoreError::Unavailable(word)) if word == NOT_ALLOWED => {
                 self.is_refused.store(true, Ordering::Relaxed);
             }
             Err(_) => {}
         }
-        outcome?;
+        let applied = outcome?;
         self.applied.fetch_max(batch.end.get(), Ordering::Relaxed);
-        Ok(())
+        Ok(applied)
     }
 
     fn durable(&self) -> Offset {
         let applied = Offset::new(self.applied.load(Ordering::Relaxed));
-        self.index.marks.untold().map_or(applied, |lost| lost.min(applied))
+        let (untold, owed) = (self.index.marks.untold(), self.index.outage.owed());
+        untold.into_iter().chain(owed).fold(applied, Offset::min)
     }
 
     async fn flush(&self) -> Result<(), StoreError> {
@@ -230,15 +294,15 @@ impl Store for RedisStore {
     }
 
     async fn forget_before(&self, cutoff: Timestamp) -> Result<(), StoreError> {
-        self.within(self.index.forget_before(cutoff, &self.forgotten)).await
+        self.writing(self.index.forget_before(cutoff, &self.forgotten)).await
     }
 
     async fn erase(&self, driver: &DriverId) -> Result<(), StoreError> {
-        self.within(self.index.erase(driver)).await
+        self.writing(self.index.erase(driver)).await
     }
 
     async fn board(&self, lines: &[Line], keep: Duration) -> Result<Option<Board>, StoreError> {
-        self.within(self.index.board(lines, keep, &self.board_read)).await.map(Some)
+        self.writing(self.index.board(lines, keep, &self.board_read)).await.map(Some)
     }
 
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {
@@ -294,15 +358,33 @@ impl Store for RedisStore {
         self.within(self.index.last_report(window)).await
     }
 
-    fn trouble(&self) -> Option<&'static str> {
-        if self.is_refused.load(Ordering::Relaxed) {
-            return Some("writes are refused: this user may not run the commands that they take");
+    fn is_partial(&self) -> bool {
+        self.index.is_partial()
+    }
+
+    fn omissions(&self) -> u64 {
+        self.index.outage.omissions()
+    }
+
+    fn evictions(&self) -> u64 {
+        self.index.link.evictions()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        if self.recognised.is_foreign() {
+            return Some(FOREIGN.into());
         }
-        self.index.link.is_partial().then_some("some primaries answer, and some do not")
+        if self.is_refused.load(Ordering::Relaxed) {
+            return Some("writes are refused: this user may not run the commands that they take".into());
+        }
+        if let Some((missing, primaries)) = self.index.link.outage() {
+            return Some(format!("partial: {missing} of {primaries} primaries cannot be asked"));
+        }
+        let may_evict = self.index.link.may_evict();
+        may_evict.then(|| "it may let go of keys when it is full: its maxmemory-policy is not noeviction".into())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.within(self.index.link.ask(Command::keyless("PING"))).await?;
-        Ok(())
+        self.within(self.index.link.ping()).await
     }
 }

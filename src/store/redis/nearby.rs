@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::Index;
 use super::link::{Command, Reply};
-use super::newest::{driver, fix, id};
+use super::newest::{Sighting, driver, fix, id};
+use super::outage::Lacks;
 use super::shard::{Layout, Part, Shard};
 use crate::model::{DriverId, Fix, Hour, NearestWalk, Probe, QuadCell, Step};
 use crate::store::{Located, Near, NearbyQuery, StoreError, When};
@@ -56,7 +57,8 @@ impl Index {
             When::Within(window) => self.hours(window),
             When::During(hour) => vec![hour],
         };
-        let around = self.around(&hours, query.centre, query.radius_m).await?;
+        let lacks = Lacks::default();
+        let around = self.around(&hours, query.centre, query.radius_m, &lacks).await?;
         let (mut probes, mut shards) = (Vec::new(), Vec::with_capacity(around.len()));
         for (source, (shard, hour, cells)) in around.into_iter().enumerate() {
             shards.push((shard, hour));
@@ -69,9 +71,11 @@ impl Index {
             let wanted = if lacking == 0 { u64::MAX } else { SPARE * lacking as u64 };
             let known = |probe: Probe| self.density.of(shards[probe.source].0, probe.cell);
             if let Some(step) = walk.next_step(bound_m, wanted, known) {
-                self.look(&hours, &shards, step, &mut walk, &mut met).await?;
-            } else if !self.make_sure(&hours, &mut met).await? {
-                return Ok(met.nearest());
+                self.look(&hours, &shards, step, &mut walk, &mut met, &lacks).await?;
+            } else if !self.make_sure(&hours, &mut met, &lacks).await? {
+                let nearest = met.nearest();
+                let is_empty = nearest.0.is_empty();
+                return self.given(nearest, is_empty, &lacks);
             }
         }
     }
@@ -84,6 +88,7 @@ impl Index {
         step: Step,
         walk: &mut NearestWalk,
         met: &mut Met<'_>,
+        lacks: &Lacks,
     ) -> Result<(), StoreError> {
         let mut probes: BTreeMap<usize, Vec<(QuadCell, &str)>> = BTreeMap::new();
         for (cells, how) in [(step.count, "ZCOUNT"), (step.read, "ZRANGE")] {
@@ -95,8 +100,9 @@ impl Index {
             probes.iter().flat_map(|(source, cells)| cells.chunks(CELLS_PER_CALL).map(|cells| (*source, cells)));
         let slices: Vec<(usize, &[(QuadCell, &str)])> = slices.collect();
         let calls = slices.iter().map(|(source, cells)| self.looking(shards[*source].0, cells)).collect();
-        let replies = self.link.run(calls).await?;
+        let replies = self.replies(calls, lacks).await?;
         for ((source, cells), reply) in slices.into_iter().zip(replies) {
+            let Some(reply) = reply else { continue };
             let (shard, hour) = shards[source];
             for ((cell, _), reply) in cells.iter().zip(reply.list()?) {
                 let probe = Probe { source, cell: *cell };
@@ -124,7 +130,7 @@ impl Index {
                 }
                 let drivers: Vec<DriverId> = drivers.into_iter().map(driver).collect::<Result<_, _>>()?;
                 if let Some(last) = drivers.last().filter(|_| is_cut) {
-                    self.read_on(&hours[..=hour], shard, *cell, last.clone(), met).await?;
+                    self.read_on(&hours[..=hour], shard, *cell, last.clone(), met, lacks).await?;
                 }
                 let newer = match shard.part() {
                     Part::Whole => hour,
@@ -141,11 +147,11 @@ impl Index {
     }
 
     /// Looks up those who would be in the answer, if newer hours or their buckets may know better. False if nobody.
-    async fn make_sure(&self, hours: &[Hour], met: &mut Met<'_>) -> Result<bool, StoreError> {
+    async fn make_sure(&self, hours: &[Hour], met: &mut Met<'_>, lacks: &Lacks) -> Result<bool, StoreError> {
         let unsure = met.unsure();
         let Some(newer) = unsure.iter().map(|(_, newer)| *newer).max() else { return Ok(false) };
         let drivers: Vec<DriverId> = unsure.into_iter().map(|(driver, _)| driver).collect();
-        let newest = self.newest_of(&hours[..newer], &drivers).await?;
+        let newest = self.newest_of(&hours[..newer], &drivers, lacks).await?;
         for (driver, newest) in drivers.into_iter().zip(newest) {
             met.sure(&driver, newest);
         }
@@ -172,17 +178,18 @@ impl Index {
         cell: QuadCell,
         mut last: DriverId,
         met: &mut Met<'_>,
+        lacks: &Lacks,
     ) -> Result<(), StoreError> {
         loop {
             let reading = Command::script(&self.crowd, vec![self.keys.positions(shard)]);
             let reading = reading.number(cell.scores().start).arg(id(&last)).number(DRIVERS_PER_CALL);
             let page = self.link.ask(reading).await?.list()?;
             let drivers: Vec<DriverId> = page.into_iter().map(driver).collect::<Result<_, _>>()?;
-            let newest = self.newest_of(hours, &drivers).await?;
+            let newest = self.newest_of(hours, &drivers, lacks).await?;
             let is_cut = drivers.len() >= DRIVERS_PER_CALL;
             let next = drivers.last().filter(|_| is_cut).cloned();
             for (driver, newest) in drivers.into_iter().zip(newest) {
-                if let Some(fix) = newest {
+                if let Sighting::At(fix) = newest {
                     met.at(driver, fix, 0);
                 }
             }
@@ -202,13 +209,15 @@ impl Met<'_> {
         self.drivers.insert(driver, Candidate { fix, distance_m, newer });
     }
 
-    /// Nothing newer than this is known of a driver.
-    fn sure(&mut self, driver: &DriverId, newest: Option<Fix>) {
-        if let Some(fix) = newest {
+    /// Nothing newer than this is known of a driver. Whose newest is unknown does not count.
+    fn sure(&mut self, driver: &DriverId, newest: Sighting) {
+        let is_unknown = matches!(newest, Sighting::Unknown);
+        if let Sighting::At(fix) = newest {
             self.at(driver.clone(), fix, 0);
         }
         if let Some(known) = self.drivers.get_mut(driver) {
             known.newer = 0;
+            known.distance_m = known.distance_m.filter(|_| !is_unknown);
         }
     }
 

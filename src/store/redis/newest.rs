@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::link::{Command, Reply};
+use super::outage::Lacks;
 use super::shard::Shard;
 use super::{Index, packed};
 use crate::model::{DriverId, Fix, Hour, Timestamp};
@@ -19,17 +20,29 @@ const HOURS_AT_ONCE: usize = 3;
 /// Drivers in one HMGET.
 const DRIVERS_PER_COMMAND: usize = 100;
 
+/// What is known of a driver's newest fix.
+#[derive(Clone)]
+pub(super) enum Sighting {
+    At(Fix),
+    Nowhere,
+    /// It may lie where nobody can be asked.
+    Unknown,
+}
+
 impl Index {
-    /// The newest fix of each of `drivers` in `hours`, which are ordered newest first.
+    /// The newest fix of each of `drivers` in `hours`, which are ordered newest first. Where one is unknown, the answer
+    /// `lacks` it.
     pub(super) async fn newest_of(
         &self,
         hours: &[Hour],
         drivers: &[DriverId],
-    ) -> Result<Vec<Option<Fix>>, StoreError> {
-        let mut newest: Vec<Option<Fix>> = vec![None; drivers.len()];
+        lacks: &Lacks,
+    ) -> Result<Vec<Sighting>, StoreError> {
+        let mut newest = vec![Sighting::Nowhere; drivers.len()];
+        let is_open = |sighting: &Sighting| matches!(sighting, Sighting::Nowhere);
         for hours in hours.chunks(HOURS_AT_ONCE) {
             let mut open: BTreeMap<Shard, Vec<usize>> = BTreeMap::new();
-            for at in (0..drivers.len()).filter(|at| newest[*at].is_none()) {
+            for at in (0..drivers.len()).filter(|at| is_open(&newest[*at])) {
                 open.entry(self.keys.layout().bucket(hours[0], &drivers[at])).or_default().push(at);
             }
             if open.is_empty() {
@@ -45,13 +58,20 @@ impl Index {
             let replies = self.link.each(commands.collect()).await;
             for ((shard, asked), reply) in questions.into_iter().zip(replies) {
                 // Where a newer fix was found, an older hour need not answer.
-                if asked.iter().all(|at| newest[*at].is_some()) {
+                if !asked.iter().any(|at| is_open(&newest[*at])) {
                     continue;
                 }
-                for (at, reply) in asked.iter().zip(reply?.list()?) {
-                    let fix = fix(shard, reply)?;
-                    if newest[*at].is_none() {
-                        newest[*at] = fix;
+                let found = match self.or_lacking(reply, lacks)? {
+                    Some(fixes) => {
+                        let found = fixes.list()?.into_iter().map(|reply| fix(shard, reply));
+                        let sighting = |fix: Option<Fix>| fix.map_or(Sighting::Nowhere, Sighting::At);
+                        found.map(|fix| fix.map(sighting)).collect::<Result<Vec<_>, _>>()?
+                    }
+                    None => vec![Sighting::Unknown; asked.len()],
+                };
+                for (at, found) in asked.iter().zip(found) {
+                    if is_open(&newest[*at]) {
+                        newest[*at] = found;
                     }
                 }
             }
@@ -61,9 +81,12 @@ impl Index {
 
     /// The newest fix of one driver, if it lies in the window.
     pub(super) async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {
-        let hours = self.hours(window);
-        let fix = self.newest_of(&hours, std::slice::from_ref(driver)).await?.pop().flatten();
-        Ok(fix.filter(|fix| fix.ts >= window.since))
+        let (hours, lacks) = (self.hours(window), Lacks::default());
+        match self.newest_of(&hours, std::slice::from_ref(driver), &lacks).await?.pop() {
+            Some(Sighting::At(fix)) => Ok(Some(fix).filter(|fix| fix.ts >= window.since)),
+            Some(Sighting::Unknown) => lacks.nothing().map(|()| None),
+            Some(Sighting::Nowhere) | None => Ok(None),
+        }
     }
 
     /// The `ts` of the newest fix of the fleet, if it lies in the window.
@@ -78,12 +101,13 @@ impl Index {
                     Err(error) => away = Some(error),
                 }
             }
-            if let Some(ms) = newest {
-                let ts = Timestamp::from_ms(ms);
-                return Ok((ts >= window.since).then_some(ts));
-            }
-            if let Some(error) = away {
-                return Err(error);
+            let newest = newest.map(Timestamp::from_ms);
+            match (newest.filter(|ts| *ts >= window.since), away) {
+                (Some(ts), _) => return Ok(Some(ts)),
+                // Whoever is away may have a newer one.
+                (None, Some(error)) => return Err(error),
+                (None, None) if newest.is_some() => return Ok(None),
+                (None, None) => {}
             }
         }
         Ok(None)

@@ -62,19 +62,31 @@ impl Index {
                 let newest = folded.newest();
                 let (driver, fix) = (id(folded.driver), Bytes::from(packed::pack(hour, newest)));
                 let Some(cell) = self.keys.layout().cell(newest.position) else { continue };
-                places.insert((hour, cell));
+                if !self.atlas.is_told(hour, cell) && !self.owes(attempt, Shard::whole(hour)) {
+                    places.insert((hour, cell));
+                }
                 let visit = Visit { driver: driver.clone(), score: Some(score(newest)), fix: fix.clone() };
-                here.entry(Shard::place(hour, cell)).or_default().push(visit);
+                let mut owed = self.owes(attempt, Shard::place(hour, cell));
+                if !owed {
+                    here.entry(Shard::place(hour, cell)).or_default().push(visit);
+                }
                 if to_leave.is_empty() {
                     continue;
                 }
                 for cell in to_leave.split(|byte| *byte == b',') {
                     let cell = std::str::from_utf8(cell).ok().and_then(Cell::parse);
                     let cell = cell.ok_or_else(|| corrupt("what a driver has to leave is no cell"))?;
+                    if self.owes(attempt, Shard::place(hour, cell)) {
+                        owed = true;
+                        continue;
+                    }
                     let visit = Visit { driver: driver.clone(), score: None, fix: fix.clone() };
                     gone.entry(Shard::place(hour, cell)).or_default().push(visit);
                 }
-                left.entry(slice.bucket).or_default().push((driver, fix));
+                // What a cell was not told stays in `at`, for the repetition to tell.
+                if !owed {
+                    left.entry(slice.bucket).or_default().push((driver, fix));
+                }
             }
         }
         self.tell(attempt, &places).await?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use geotrail::app::App;
 use geotrail::clock::Clock;
 use geotrail::config::{IndexConfig, SecretUrl, ServeConfig, StoreChoice};
-use geotrail::model::Timestamp;
+use geotrail::model::{Resolution, Timestamp};
 
 use super::http::Http;
 
@@ -21,6 +21,7 @@ pub(crate) struct Service {
     app: App,
     http: Http,
     store: String,
+    shards: Option<Resolution>,
     now_ms: Arc<AtomicI64>,
     dir: tempfile::TempDir,
 }
@@ -28,20 +29,25 @@ pub(crate) struct Service {
 impl Service {
     /// On an empty data directory; `store` as `--store` takes it.
     pub(crate) async fn start(store: &str, now_ms: i64) -> Self {
+        Self::start_sharded(store, None, now_ms).await
+    }
+
+    /// The same, with hours in Redis divided into cells of this size.
+    pub(crate) async fn start_sharded(store: &str, shards: Option<Resolution>, now_ms: i64) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let now_ms = Arc::new(AtomicI64::new(now_ms));
-        let app = start(dir.path().join("data"), store, &now_ms).await;
+        let app = start(dir.path().join("data"), store, shards, &now_ms).await;
         let http = Http::new(format!("http://{}", app.address()));
-        Self { app, http, store: store.to_owned(), now_ms, dir }
+        Self { app, http, store: store.to_owned(), shards, now_ms, dir }
     }
 
     /// Stops it in good order and starts it again on the same directory.
     pub(crate) async fn restart(self) -> Self {
-        let Self { app, store, now_ms, dir, .. } = self;
+        let Self { app, store, shards, now_ms, dir, .. } = self;
         app.stop().await.expect("it stops");
-        let app = start(dir.path().join("data"), &store, &now_ms).await;
+        let app = start(dir.path().join("data"), &store, shards, &now_ms).await;
         let http = Http::new(format!("http://{}", app.address()));
-        Self { app, http, store, now_ms, dir }
+        Self { app, http, store, shards, now_ms, dir }
     }
 
     pub(crate) async fn stop(self) {
@@ -61,7 +67,7 @@ impl Deref for Service {
     }
 }
 
-async fn start(data_dir: PathBuf, store: &str, now_ms: &Arc<AtomicI64>) -> App {
+async fn start(data_dir: PathBuf, store: &str, shards: Option<Resolution>, now_ms: &Arc<AtomicI64>) -> App {
     let choice = |store| match store {
         "embedded" => StoreChoice::Embedded,
         url => StoreChoice::Redis(SecretUrl::new(url)),
@@ -74,7 +80,7 @@ async fn start(data_dir: PathBuf, store: &str, now_ms: &Arc<AtomicI64>) -> App {
             retention: RETENTION,
             redis_prefix: "geotrail".into(),
             redis_ca: None,
-            shard_resolution: None,
+            shard_resolution: shards,
         },
         warnings: Vec::new(),
     };

@@ -59,9 +59,15 @@ impl Cluster {
         cluster
     }
 
-    /// As `--store` takes it; one server is enough to find the others.
+    /// As `--store` takes it; one server is enough to find the others, as long as it lives.
     pub(crate) fn url(&self) -> String {
         format!("redis-cluster://geotrail:{PASSWORD}@{}", self.servers[2].address())
+    }
+
+    /// The same, with all primaries.
+    pub(crate) fn url_of_all(&self) -> String {
+        let [first, second] = [0, 1].map(|at: usize| self.servers[at].address());
+        format!("{}?node={first}&node={second}", self.url())
     }
 
     /// The slot of a key.

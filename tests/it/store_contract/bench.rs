@@ -121,7 +121,13 @@ impl Bench {
         let points: Vec<Point> = reports.iter().map(point).collect();
         self.applied += 1_000;
         let end = Offset::new(self.applied);
-        let batch = Batch { points: &points, end, forget_before: Timestamp::from_ms(forget_before), repeated: false };
+        let batch = Batch {
+            points: &points,
+            start: Offset::START,
+            end,
+            forget_before: Timestamp::from_ms(forget_before),
+            repeated: false,
+        };
         self.store.apply(batch).await.expect("it applies");
     }
 }

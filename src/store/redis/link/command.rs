@@ -28,8 +28,6 @@ pub(super) enum Target {
     Key(usize),
     /// To any primary that answers.
     Any,
-    /// To every primary.
-    Every,
 }
 
 /// What Redis answered.
@@ -69,10 +67,9 @@ impl Command {
         Self { name, args: vec![key], target: Target::Key(0), script: None }
     }
 
-    /// A command without a key. PING asks every primary, and is answered when all of them do.
-    pub(in crate::store::redis) fn keyless(name: &'static str) -> Self {
-        let target = if name == "PING" { Target::Every } else { Target::Any };
-        Self { name, args: Vec::new(), target, script: None }
+    /// A command without a key.
+    pub(in crate::store::redis) const fn keyless(name: &'static str) -> Self {
+        Self { name, args: Vec::new(), target: Target::Any, script: None }
     }
 
     /// A call of the script with this text; all keys in one slot.
@@ -105,7 +102,7 @@ impl Command {
     /// The slot of a cluster where its key is.
     pub(super) fn slot(&self) -> Option<u16> {
         let Target::Key(at) = self.target else { return None };
-        self.args.get(at).map(|key| fred::util::redis_keyslot(key))
+        self.args.get(at).map(|key| slot(key))
     }
 
     /// Whether sending it twice may count twice somewhere.
@@ -120,6 +117,11 @@ impl Command {
             self.args[0] = text.clone();
         }
     }
+}
+
+/// The slot of a cluster where a key is.
+pub(super) fn slot(key: &[u8]) -> u16 {
+    fred::util::redis_keyslot(key)
 }
 
 /// A script and the hash that Redis knows it by.

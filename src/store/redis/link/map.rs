@@ -35,6 +35,8 @@ const REFRESH_PAUSE: Duration = Duration::from_millis(250);
 pub(super) struct Territory {
     topology: Topology,
     dial: Dial,
+    /// What watchdogs ask.
+    probe: Command,
     map: ArcSwap<Map>,
     /// Held while the map is changed.
     changing: Mutex<()>,
@@ -81,7 +83,7 @@ impl Map {
 
 impl Territory {
     /// Of one server it knows all there is to know; of others nothing yet.
-    pub(super) fn new(topology: Topology, dial: Dial) -> Result<Self, StoreError> {
+    pub(super) fn new(topology: Topology, dial: Dial, probe: Command) -> Result<Self, StoreError> {
         let map = Map { owners: vec![NOBODY; SLOTS], primaries: vec![], guests: vec![], replicas: vec![] };
         let territory = Self {
             map: ArcSwap::from_pointee(map),
@@ -90,11 +92,17 @@ impl Territory {
             tally: Arc::default(),
             topology,
             dial,
+            probe,
         };
         if let Topology::Single(address) = &territory.topology {
             territory.take(Layout::of_one(address.clone()))?;
         }
         Ok(territory)
+    }
+
+    /// The number of the database.
+    pub(super) fn database(&self) -> u8 {
+        self.dial.database()
     }
 
     /// The map as it is now.
@@ -153,7 +161,7 @@ impl Territory {
         if let Some(node) = map.find(&address) {
             return Ok(node);
         }
-        Ok(Arc::new(Node::start(&self.dial, address, self.tally.clone())?))
+        Ok(Arc::new(Node::start(&self.dial, address, self.tally.clone(), self.probe.clone())?))
     }
 
     /// Takes a layout for the truth. Servers that have nothing in it are let go, guests only when they are known.

@@ -13,12 +13,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::future;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use rand::RngExt as _;
 use tokio::task::AbortHandle;
 
-use self::command::{Failure, Target, unexpected};
+use self::command::{Failure, slot, unexpected};
 use self::map::Territory;
+use self::memory::field;
 use self::node::Node;
 use crate::store::StoreError;
 
@@ -26,6 +29,7 @@ pub(super) use self::command::{Command, NOT_ALLOWED, Reply, Script};
 
 mod command;
 mod map;
+mod memory;
 mod node;
 mod place;
 mod slowlog;
@@ -71,13 +75,13 @@ struct Group {
 }
 
 impl Link {
-    /// Begins to connect, and returns at once. `ca` is a file of certificates to trust instead of the system's. Must
-    /// be called within a Tokio runtime.
-    pub(super) fn open(url: &str, ca: Option<&Path>, deadline: Duration) -> Result<Self, StoreError> {
+    /// Begins to connect, and returns at once. `ca` is a file of certificates to trust instead of the system's; `key`
+    /// is one that servers may be asked about. Must be called within a Tokio runtime.
+    pub(super) fn open(url: &str, ca: Option<&Path>, deadline: Duration, key: Bytes) -> Result<Self, StoreError> {
         // fred takes rustls' process-wide provider; whoever installed one before us has the say.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (topology, dial) = place::read(url, ca, deadline)?;
-        let territory = Arc::new(Territory::new(topology, dial)?);
+        let territory = Arc::new(Territory::new(topology, dial, Command::on("EXISTS", key))?);
         let upkeep = tokio::spawn(map::keep_up(territory.clone())).abort_handle();
         Ok(Self { territory, upkeep, patience: deadline / 2 })
     }
@@ -114,9 +118,69 @@ impl Link {
         silent.max(usize::from(map.primaries.is_empty()))
     }
 
-    /// Whether some primaries can be asked now, and some cannot.
-    pub(super) fn is_partial(&self) -> bool {
-        (1..self.territory.map().primaries.len()).contains(&self.missing())
+    /// How many primaries cannot be asked now, of how many, if others can.
+    pub(super) fn outage(&self) -> Option<(usize, usize)> {
+        let (missing, primaries) = (self.missing(), self.territory.map().primaries.len());
+        (1..primaries).contains(&missing).then_some((missing, primaries))
+    }
+
+    /// Whether whoever has this key has been silent for so long that nobody waits for it, while others answer.
+    pub(super) fn is_away(&self, key: &[u8]) -> bool {
+        let map = self.territory.map();
+        let is_away = map.owner(slot(key)).is_none_or(|node| node.is_given_up());
+        is_away && map.primaries.iter().any(|node| node.answers())
+    }
+
+    /// Whether there can be more than one primary.
+    pub(super) fn is_cluster(&self) -> bool {
+        self.territory.is_cluster()
+    }
+
+    /// Connections made so far, to any server: one that comes back may have lost what it had.
+    pub(super) fn arrivals(&self) -> u64 {
+        self.territory.tally.arrivals.load(Ordering::Acquire)
+    }
+
+    /// Whether any primary answers.
+    pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        let (map, ping) = (self.territory.map(), Command::keyless("PING"));
+        let (ping, mut trouble) = ([&ping], nobody());
+        let mut asked: FuturesUnordered<_> = map.primaries.iter().map(|node| node.send(&ping, false)).collect();
+        while let Some(answer) = asked.next().await {
+            match answer.and_then(|replies| replies.into_iter().collect::<Result<Vec<_>, _>>()) {
+                Ok(_) => return Ok(()),
+                Err(failure) => trouble = failure,
+            }
+        }
+        Err(trouble.into())
+    }
+
+    /// The run id of each primary that tells, with the number of the database.
+    pub(super) async fn servers(&self) -> Vec<String> {
+        let command = Command::keyless("INFO").arg("server");
+        let map = self.territory.map();
+        let asked = [&command];
+        let answers = future::join_all(map.primaries.iter().map(|node| node.send(&asked, false))).await;
+        let told = answers.into_iter().filter_map(|answer| answer.ok()?.pop()?.ok());
+        let run_id = |info: Reply| Some(field(info.text()?, "run_id")?.to_owned());
+        let database = self.territory.database();
+        told.filter_map(run_id).map(|run_id| format!("{run_id}/{database}")).collect()
+    }
+
+    /// How often a connection was made or broke, of any server: whoever remembers something of what is there asks again
+    /// when this has changed.
+    pub(super) fn connections(&self) -> u64 {
+        self.territory.tally.connections.load(Ordering::Acquire)
+    }
+
+    /// Keys that servers let go of by themselves, since the first look at each.
+    pub(super) fn evictions(&self) -> u64 {
+        self.territory.tally.evictions.load(Ordering::Acquire)
+    }
+
+    /// Whether any primary may let go of keys by itself.
+    pub(super) fn may_evict(&self) -> bool {
+        self.territory.map().primaries.iter().any(|node| node.may_evict())
     }
 
     /// Sends commands, those for one server in one pipeline. The replies, in order, if there is no error among them.
@@ -155,7 +219,7 @@ impl Link {
                 let failure = match reply {
                     Err(failure) if round < ROUNDS => failure,
                     other => {
-                        settle(&mut replies[asked.place], other);
+                        replies[asked.place] = Some(other);
                         continue;
                     }
                 };
@@ -165,7 +229,7 @@ impl Link {
                         later |= is_later;
                         pending.push(asked);
                     }
-                    Err((place, failure)) => settle(&mut replies[place], Err(failure)),
+                    Err((place, failure)) => replies[place] = Some(Err(failure)),
                 }
             }
             if pending.is_empty() {
@@ -174,7 +238,7 @@ impl Link {
             if later {
                 if begun.elapsed() >= self.patience {
                     for Pending { place, .. } in pending {
-                        settle(&mut replies[place], Err(Failure::Again("not ready in time".into())));
+                        replies[place] = Some(Err(Failure::Again("not ready in time".into())));
                     }
                     break;
                 }
@@ -198,28 +262,17 @@ impl Link {
             }
         };
         for pending in pending {
-            let Pending { place, command, route } = &pending;
-            let nodes = match (route, command.target, command.slot()) {
-                (Route::At(node), ..) => vec![node.clone()],
-                (Route::Asking(node), ..) => {
-                    put(node.clone(), true, pending);
-                    continue;
-                }
-                (Route::Owner, Target::Every, _) => map.primaries.clone(),
-                (Route::Owner, _, Some(slot)) => map.owner(slot).into_iter().collect(),
-                (Route::Owner, _, None) => map.anyone().into_iter().collect(),
+            let (node, asking) = match (&pending.route, pending.command.slot()) {
+                (Route::At(node), _) => (Some(node.clone()), false),
+                (Route::Asking(node), _) => (Some(node.clone()), true),
+                (Route::Owner, Some(slot)) => (map.owner(slot), false),
+                (Route::Owner, None) => (map.anyone(), false),
             };
-            if nodes.is_empty() {
+            if let Some(node) = node {
+                put(node, asking, pending);
+            } else {
                 self.territory.refresh.notify_one();
-                settle(&mut replies[*place], Err(nobody()));
-            }
-            if command.target == Target::Every {
-                for node in nodes {
-                    let route = Route::At(node.clone());
-                    put(node, false, Pending { place: *place, command: command.clone(), route });
-                }
-            } else if let Some(node) = nodes.into_iter().next() {
-                put(node, false, pending);
+                replies[pending.place] = Some(Err(nobody()));
             }
         }
         groups
@@ -232,7 +285,6 @@ impl Link {
         mut asked: Pending,
         failure: Failure,
     ) -> Result<(Pending, bool), (usize, Failure)> {
-        let is_every = asked.command.target == Target::Every;
         let (route, is_later) = match &failure {
             Failure::NoScript => {
                 asked.command.spell_out();
@@ -249,7 +301,6 @@ impl Link {
                 let Ok(node) = self.territory.guest(address) else { return Err((asked.place, failure)) };
                 (Route::Asking(node), false)
             }
-            Failure::Again(_) if is_every => (asked.route.clone(), true),
             Failure::Again(_) => (Route::Owner, true),
             Failure::ReadOnly if self.territory.is_known_by_others() => {
                 self.territory.refresh.notify_one();
@@ -292,13 +343,6 @@ impl Group {
 impl Drop for Link {
     fn drop(&mut self) {
         self.upkeep.abort();
-    }
-}
-
-/// Of several replies to one command the failure stays, or else the first.
-fn settle(place: &mut Option<Result<Reply, Failure>>, reply: Result<Reply, Failure>) {
-    if place.is_none() || reply.is_err() {
-        *place = Some(reply);
     }
 }
 

@@ -3,7 +3,9 @@
 //! fred's client cannot be trusted to notice that it is stuck (a frozen server under a trickle of writes, a router
 //! blocked in a socket, a router that ended), so a watchdog asks it every second and puts a new one in its place.
 //! Every pipeline has a timeout; there are never more than [`IN_FLIGHT`] of them, because fred's own bound can end
-//! its router. A server that has not answered the watchdog for [`BROKEN`] is not asked until it does.
+//! its router. Whoever gets no answer wakes the watchdog. A server that has not answered for [`BROKEN`] is not asked
+//! until it answers the watchdog. What is asked is whether it serves keys: a server that is up, and does not yet take
+//! itself for a part of its cluster, does not.
 //!
 //! fred also takes any list of three to five strings that begins with `message`, `subscribe` or the like for news of
 //! a subscription, drops it, and gives every later reply to the command before its own. A driver may be called so.
@@ -24,11 +26,12 @@ use fred::interfaces::{ClientLike, EventInterface};
 use fred::prelude::{Builder, Client};
 use fred::types::{ClusterHash, ConnectHandle, CustomCommand, Value};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 
 use super::command::{Command, Failure, NOT_ALLOWED, Reply};
+use super::memory::{Evicted, Memory};
 use super::place::{Address, Dial};
 use super::slowlog::{self, Seen};
 use crate::store::StoreError;
@@ -58,6 +61,13 @@ pub(super) struct Tally {
     /// Entries of slow logs: of clients of our name, and of others.
     pub(super) slow_own: AtomicU64,
     pub(super) slow_others: AtomicU64,
+    /// Connections that were made.
+    pub(super) arrivals: AtomicU64,
+    /// Connections made and broken.
+    pub(super) connections: AtomicU64,
+    /// Keys that servers let go of by themselves.
+    pub(super) evictions: AtomicU64,
+    told_of_policy: AtomicBool,
     told_of_names: AtomicBool,
     told_of_slow_log: AtomicBool,
 }
@@ -75,7 +85,12 @@ struct State {
     builder: Builder,
     live: ArcSwap<Live>,
     in_flight: Semaphore,
+    /// So long a pipeline may take.
+    timeout: Duration,
     silent_since: Mutex<Option<Instant>>,
+    /// Wakes the watchdog.
+    suspected: Notify,
+    may_evict: AtomicBool,
     tally: Arc<Tally>,
 }
 
@@ -90,13 +105,26 @@ struct Live {
 }
 
 impl Node {
-    /// Begins to connect, and returns at once. Must be called within a Tokio runtime.
-    pub(super) fn start(dial: &Dial, address: Address, tally: Arc<Tally>) -> Result<Self, StoreError> {
+    /// Begins to connect, and returns at once. `probe` is what the watchdog asks. Must be called within a Tokio runtime.
+    pub(super) fn start(
+        dial: &Dial,
+        address: Address,
+        tally: Arc<Tally>,
+        probe: Command,
+    ) -> Result<Self, StoreError> {
         let builder = dial.server(&address);
         let live = ArcSwap::from_pointee(Live::start(&builder, &tally)?);
-        let in_flight = Semaphore::new(IN_FLIGHT);
-        let state = Arc::new(State { builder, live, in_flight, silent_since: Mutex::new(None), tally });
-        let watchdog = tokio::spawn(watch(state.clone())).abort_handle();
+        let state = Arc::new(State {
+            builder,
+            live,
+            in_flight: Semaphore::new(IN_FLIGHT),
+            timeout: dial.timeout(),
+            silent_since: Mutex::new(None),
+            suspected: Notify::new(),
+            may_evict: AtomicBool::new(false),
+            tally,
+        });
+        let watchdog = tokio::spawn(watch(state.clone(), probe)).abort_handle();
         Ok(Self { address, state, watchdog })
     }
 
@@ -108,6 +136,16 @@ impl Node {
     /// Whether it can be asked, as far as is known.
     pub(super) fn answers(&self) -> bool {
         self.state.live.load().client.is_connected() && !self.state.is_broken()
+    }
+
+    /// Whether nobody waits for it any more: it has been silent for too long.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.state.is_broken()
+    }
+
+    /// Whether it may let go of keys by itself, as far as it tells.
+    pub(super) fn may_evict(&self) -> bool {
+        self.state.may_evict.load(Ordering::Relaxed)
     }
 
     /// Waits for the connection, no longer than `patience`.
@@ -132,7 +170,13 @@ impl Node {
         if self.state.silent_since.lock().is_none() {
             live.connected(CONNECT_PATIENCE).await;
         }
-        live.send(commands, asking).await
+        let begun = Instant::now();
+        let outcome = live.send(commands, asking).await;
+        if !live.client.is_connected() || begun.elapsed() >= self.state.timeout {
+            self.state.silent_since.lock().get_or_insert(begun);
+            self.state.suspected.notify_one();
+        }
+        outcome
     }
 }
 
@@ -246,13 +290,19 @@ async fn tend(client: Client, trouble: Arc<Mutex<Option<String>>>, tally: Arc<Ta
         tokio::select! {
             connection = connections.recv() => match connection {
                 Ok(_) | Err(RecvError::Lagged(_)) => {
+                    tally.connections.fetch_add(1, Ordering::Release);
                     *trouble.lock() = None;
+                    tally.arrivals.fetch_add(1, Ordering::Release);
                     name(&client, &tally).await;
                 }
                 Err(RecvError::Closed) => return,
             },
             error = errors.recv() => match error {
-                Ok((error, _)) => *trouble.lock() = Some(Failure::from(&error).words()),
+                Ok((error, _)) => {
+                    // Before the next connection is made: what was known of this one says nothing about that.
+                    tally.connections.fetch_add(1, Ordering::Release);
+                    *trouble.lock() = Some(Failure::from(&error).words());
+                }
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
             },
@@ -272,18 +322,19 @@ async fn name(client: &Client, tally: &Tally) {
 }
 
 /// Asks again and again, and replaces the client when it has ended, or when nothing comes back from it.
-async fn watch(state: Arc<State>) {
-    let ping = Command::keyless("PING");
+async fn watch(state: Arc<State>, probe: Command) {
     let mut slow_log = SlowLog::default();
+    let mut evicted = Evicted::default();
     state.live.load_full().connected(WATCH).await;
     let mut quiet_since = Instant::now();
     loop {
         let live = state.live.load_full();
         let begun = Instant::now();
-        if matches!(tokio::time::timeout(WATCH, live.ask(&ping)).await, Ok(Ok(_))) {
+        if tokio::time::timeout(WATCH, live.ask(&probe)).await.is_ok_and(is_served) {
             *state.silent_since.lock() = None;
             slow_log.look(&live, &state.tally).await;
-            tokio::time::sleep(WATCH.saturating_sub(begun.elapsed())).await;
+            state.look_at_memory(&live, &mut evicted).await;
+            let _ = tokio::time::timeout(WATCH.saturating_sub(begun.elapsed()), state.suspected.notified()).await;
             quiet_since = Instant::now();
             continue;
         }
@@ -301,7 +352,30 @@ async fn watch(state: Arc<State>) {
     }
 }
 
+/// Whether whoever answers so serves keys, be it others than the one that it was asked for.
+fn is_served(answer: Result<Reply, Failure>) -> bool {
+    match answer {
+        Ok(_) | Err(Failure::Moved(_) | Failure::Ask(_)) => true,
+        Err(failure) => failure == Failure::Down(NOT_ALLOWED.into()),
+    }
+}
+
 impl State {
+    /// A server that does not tell is asked again: an access list may change.
+    async fn look_at_memory(&self, live: &Live, evicted: &mut Evicted) {
+        let info = live.ask(&Command::keyless("INFO").arg("memory").arg("stats")).await;
+        let Some(memory) = info.ok().and_then(|info| Memory::read(info.text()?)) else { return };
+        self.may_evict.store(memory.may_evict, Ordering::Relaxed);
+        if memory.may_evict && !self.tally.told_of_policy.swap(true, Ordering::Relaxed) {
+            tracing::warn!("Redis may let go of keys when it is full: set its maxmemory-policy to noeviction");
+        }
+        let evictions = evicted.look(memory);
+        if evictions > 0 {
+            tracing::warn!(keys = evictions, "Redis let go of keys because it was full");
+            self.tally.evictions.fetch_add(evictions, Ordering::Release);
+        }
+    }
+
     fn replace(&self) {
         match Live::start(&self.builder, &self.tally) {
             Ok(fresh) => self.live.store(Arc::new(fresh)),

@@ -142,6 +142,11 @@ impl Dial {
         self.timeout
     }
 
+    /// The number of the database.
+    pub(super) fn database(&self) -> u8 {
+        self.servers.database.unwrap_or(0)
+    }
+
     /// For clients of the server at `address`.
     pub(super) fn server(&self, address: &Address) -> Builder {
         self.builder(&self.servers, address)
