@@ -349,11 +349,12 @@ impl Queries {
     }
 }
 
-/// Who is not found in less than everything may be there all the same.
+/// With how whole the index was that it was found in; or not found in.
 fn labelled<T>(answer: Result<T, QueryError>, index: IndexState) -> Result<Answer<T>, QueryError> {
     match answer {
+        Ok(value) => Ok(Answer { value, index }),
         Err(QueryError::NotFound) if index.is_degraded() => Err(QueryError::NotFoundYet(index)),
-        answer => answer.map(|value| Answer { value, index }),
+        Err(error) => Err(error),
     }
 }
 

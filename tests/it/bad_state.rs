@@ -162,7 +162,9 @@ async fn questions_to(dir: &Path, sight: impl Fn(usize) -> Sight + Send + Sync +
     store.open("").await.expect("opens");
     let looks = AtomicUsize::new(0);
     let label = Label::from_fn(move || sight(looks.fetch_add(1, Ordering::SeqCst)));
-    let sources = Sources::new(vec![Arc::new(Source::new(store, label))]);
+    let source = Source::new(store, label);
+    source.set_shares(100, 0);
+    let sources = Sources::new(vec![Arc::new(source)]);
     Queries::new(sources, Clock::from_fn(|| Timestamp::from_ms(0)), Duration::from_hours(48), |_, _, _| {})
 }
 

@@ -600,7 +600,8 @@ async fn a_crowd_at_one_spot_is_read_in_small_pieces() {
             assert!(elements <= 250, "{elements} elements: {line}");
         }
     }
-    assert!((2_750..3_000).contains(&read), "pages do not overlap: {read} by rank");
+    // Each page is found by a dozen reads of one.
+    assert!((2_750..3_300).contains(&read), "pages do not overlap: {read} by rank");
 }
 
 #[tokio::test]
