@@ -1,7 +1,7 @@
 //! The walk that finds the nearest without looking at the whole circle: best first over the quadtree.
 //!
 //! Cells wait in a queue by the least distance anything in them can have. The nearest cell is asked how many it
-//! holds; with few it is read, with many it is quartered, with none dropped. It ends when the nearest cell left is
+//! holds; with few it is read, with many it is quartered (more than once if need be), with none dropped. It ends when the nearest cell left is
 //! farther than the worst that is wanted. So the work follows the answer's size, not the circle's: ten drivers out of
 //! a million cost a handful of counts and one or two small reads.
 //!
@@ -12,6 +12,10 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 use super::{Position, QuadCell};
+
+/// A cell that would hold more than so many leaves if its items were spread evenly is quartered uncounted: of those
+/// that are then counted in vain there are never more than a few dozen.
+const SKEW: u64 = 4;
 
 /// A cell of one of the sources that are searched together (the hours of a trailing window, say).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +60,16 @@ pub struct Nearest<T> {
 struct Waiting {
     min_distance_m: f64,
     probe: Probe,
-    count: Option<u64>,
+    held: Held,
+}
+
+/// How many items a cell holds.
+#[derive(Clone, Copy, Debug)]
+enum Held {
+    Unknown,
+    /// So many if those of a larger cell are spread evenly.
+    Perhaps(u64),
+    Counted(u64),
 }
 
 #[derive(Debug)]
@@ -82,8 +95,9 @@ impl NearestWalk {
         leaf: u64,
         width: usize,
     ) -> Self {
-        let waiting =
-            |probe: Probe| Reverse(Waiting { min_distance_m: probe.cell.min_distance_m(centre), probe, count: None });
+        let waiting = |probe: Probe| {
+            Reverse(Waiting { min_distance_m: probe.cell.min_distance_m(centre), probe, held: Held::Unknown })
+        };
         let frontier = probes.into_iter().map(waiting).collect();
         Self { centre, radius_m, leaf, width, frontier }
     }
@@ -98,13 +112,19 @@ impl NearestWalk {
                 break;
             }
             let Some(Reverse(next)) = self.frontier.pop() else { break };
-            match next.count.or_else(|| known(next.probe)) {
-                None => step.count.push(next.probe),
-                Some(count) if count <= self.leaf || next.probe.cell.level() >= QuadCell::MAX_LEVEL => {
+            let held = match next.held {
+                Held::Counted(count) => Held::Counted(count),
+                held => known(next.probe).map_or(held, Held::Counted),
+            };
+            let is_finest = next.probe.cell.level() >= QuadCell::MAX_LEVEL;
+            match held {
+                Held::Counted(count) | Held::Perhaps(count) if count <= self.leaf || is_finest => {
                     reading += count;
                     step.read.push(next.probe);
                 }
-                Some(_) => self.quarter(next.probe),
+                Held::Counted(count) => self.quarter(next.probe, count),
+                Held::Perhaps(count) if count > SKEW * self.leaf => self.quarter(next.probe, count),
+                Held::Unknown | Held::Perhaps(_) => step.count.push(next.probe),
             }
         }
         (!step.count.is_empty() || !step.read.is_empty()).then_some(step)
@@ -114,16 +134,17 @@ impl NearestWalk {
     pub fn counted(&mut self, probe: Probe, count: u64) {
         if count > 0 {
             let min_distance_m = probe.cell.min_distance_m(self.centre);
-            self.frontier.push(Reverse(Waiting { min_distance_m, probe, count: Some(count) }));
+            self.frontier.push(Reverse(Waiting { min_distance_m, probe, held: Held::Counted(count) }));
         }
     }
 
-    fn quarter(&mut self, probe: Probe) {
+    /// A cell that holds about `count`.
+    fn quarter(&mut self, probe: Probe, count: u64) {
         for cell in probe.cell.children() {
             let min_distance_m = cell.min_distance_m(self.centre);
             if min_distance_m <= self.radius_m {
                 let probe = Probe { cell, ..probe };
-                self.frontier.push(Reverse(Waiting { min_distance_m, probe, count: None }));
+                self.frontier.push(Reverse(Waiting { min_distance_m, probe, held: Held::Perhaps(count / 4) }));
             }
         }
     }

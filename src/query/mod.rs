@@ -29,7 +29,7 @@ pub use sources::Sources;
 use shadow::{Rows, Shadows};
 
 /// How many rows an inner page of a whole-fleet pass has.
-const PASS_ROWS: usize = 1_000;
+const PASS_ROWS: usize = 4_000;
 
 /// What another store than the first has in is said to be whole up to so long ago.
 const FALLBACK_AGE_MS: i64 = 500;

@@ -1,5 +1,5 @@
 //! How many drivers cells of the quadtree held when they were last looked into: where a search may read at once, without
-//! counting its way down first. A fleet is spread today as it was ten seconds ago; where it is not, a read is
+//! counting its way down first. A fleet is spread as it was some minutes ago; where it is not, a read is
 //! cut short and the cell is quartered after all. So what is remembered here decides what an answer costs, never what
 //! it says.
 //!
@@ -14,7 +14,7 @@ use super::shard::Shard;
 use crate::model::QuadCell;
 
 /// For so long a count is believed.
-const BELIEVED: Duration = Duration::from_secs(10);
+const BELIEVED: Duration = Duration::from_mins(10);
 /// So many are remembered: the leaves of a million drivers.
 const MOST: usize = 1 << 17;
 

@@ -26,9 +26,9 @@ pub(super) const LIST: &str = include_str!("list.lua");
 /// Ids in one ZRANGE.
 const IDS_PER_COMMAND: usize = 250;
 /// Drivers in one call of `list.lua`, which does more for each.
-const DRIVERS_PER_CALL: usize = 125;
-/// Drivers counted at once. With the one that tells of more, eight full calls.
-const COUNTED_AT_ONCE: usize = 8 * DRIVERS_PER_CALL - 1;
+const DRIVERS_PER_CALL: usize = 200;
+/// Drivers counted at once. With the one that tells of more, five full calls.
+const COUNTED_AT_ONCE: usize = 5 * DRIVERS_PER_CALL - 1;
 /// Buckets counted side by side.
 const BUCKETS_AT_ONCE: usize = 8;
 /// Rosters asked in one pipeline.

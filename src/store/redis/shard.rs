@@ -140,8 +140,9 @@ impl fmt::Display for Layout {
     }
 }
 
-/// Enough that a handful of primaries share an hour evenly.
-const BUCKETS: usize = 64;
+/// Enough that up to ten primaries share an hour evenly, within a quarter. Few enough that the hashes of a fleet of 20,000
+/// are hash tables already: up to 512 fields Redis keeps them as lists, and every field costs a walk.
+const BUCKETS: usize = 32;
 const SLOT_BITS: u32 = 14;
 const LETTERS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
