@@ -167,6 +167,11 @@ impl<T: Ord> Nearest<T> {
         }
     }
 
+    /// How far away those are that are kept, in metres, in no order.
+    pub fn distances_m(&self) -> impl Iterator<Item = f64> {
+        self.found.iter().map(|found| found.distance_m)
+    }
+
     /// How far away, in metres, an item may be and still matter.
     pub fn bound_m(&self) -> f64 {
         match self.found.peek() {

@@ -25,6 +25,11 @@ impl QuadCell {
         Self { level, bits: score(position) >> Self::shift(level) }
     }
 
+    /// The cell of the finest level that a score stands for; `None` if it is none.
+    pub const fn of_score(score: u64) -> Option<Self> {
+        if score >> (2 * Self::MAX_LEVEL) == 0 { Some(Self { level: Self::MAX_LEVEL, bits: score }) } else { None }
+    }
+
     /// 0 to 26.
     pub const fn level(self) -> u8 {
         self.level

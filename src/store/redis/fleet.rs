@@ -13,14 +13,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::Index;
+use super::keys::BOARDS;
 use super::link::{Command, Reply};
 use crate::store::{FOREIGN, StoreError};
 
 /// How long the id outlives the last visit, at least: an instance that was away for longer has nothing left to bring.
 const KEEP: Duration = Duration::from_hours(30 * 24);
+/// The tag of the id where there is one primary. In a cluster it has copies, so that one that is dead does not take it
+/// away from whoever starts meanwhile.
+const ALONE: [&str; 1] = ["fleet"];
 /// How often its expiry is put off.
 const RENEW_EVERY: Duration = Duration::from_mins(1);
 
@@ -129,8 +134,8 @@ impl Index {
             if !may_write {
                 return Ok(());
             }
-            let set = Command::on("SET", self.keys.fleet()).arg(fleet.own()).arg("NX");
-            self.link.ask(set.arg("PX").number(self.fleet_kept_ms())).await?;
+            let set = |key| Command::on("SET", key).arg(fleet.own()).arg("NX").arg("PX").number(self.fleet_kept_ms());
+            self.on_copies(set).await?;
             // Another instance may have been faster.
             found = self.found().await?;
         }
@@ -150,7 +155,10 @@ impl Index {
         whose.at.store(connections + 1, Ordering::Release);
         let is_due = whose.renewed.lock().is_none_or(|last| last.elapsed() >= RENEW_EVERY);
         if may_write && is_due {
-            self.link.ask(Command::on("PEXPIRE", self.keys.fleet()).number(self.fleet_kept_ms())).await?;
+            // A copy that was lost comes back with the id that all have.
+            let set = |key| Command::on("SET", key).arg(found.clone()).arg("NX");
+            self.on_copies(|key| set(key).arg("PX").number(self.fleet_kept_ms())).await?;
+            self.on_copies(|key| Command::on("PEXPIRE", key).number(self.fleet_kept_ms())).await?;
             *whose.renewed.lock() = Some(Instant::now());
         }
         Ok(())
@@ -159,17 +167,32 @@ impl Index {
     /// Makes this Redis our fleet's, whosever it was.
     pub(super) async fn adopt(&self, whose: &Recognised) -> Result<(), StoreError> {
         let Some(fleet) = &whose.fleet else { return Ok(()) };
-        let set = Command::on("SET", self.keys.fleet()).arg(fleet.own()).arg("PX");
-        self.link.ask(set.number(self.fleet_kept_ms())).await?;
+        let set = |key| Command::on("SET", key).arg(fleet.own()).arg("PX").number(self.fleet_kept_ms());
+        self.on_copies(set).await?;
         self.recognise(whose, true).await
     }
 
     async fn found(&self) -> Result<Option<String>, StoreError> {
-        let found = self.link.ask(Command::on("GET", self.keys.fleet())).await?;
-        Ok(match found {
-            Reply::Nil => None,
-            other => other.bytes()?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
-        })
+        for copy in self.on_copies(|key| Command::on("GET", key)).await? {
+            if let Some(bytes) = copy.bytes()? {
+                return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sends a command to each copy of the id. An error if most of them cannot be asked.
+    async fn on_copies(&self, command: impl Fn(Bytes) -> Command) -> Result<Vec<Reply>, StoreError> {
+        let copies = if self.link.is_cluster() { &BOARDS[..] } else { &ALONE[..] };
+        let commands = copies.iter().map(|copy| command(self.keys.fleet(copy))).collect();
+        let (mut replies, mut trouble) = (Vec::new(), Vec::new());
+        for reply in self.link.each(commands).await {
+            match reply {
+                Ok(reply) => replies.push(reply),
+                Err(error) => trouble.push(error),
+            }
+        }
+        if trouble.len() > copies.len() / 2 { Err(trouble.swap_remove(0)) } else { Ok(replies) }
     }
 
     fn fleet_kept_ms(&self) -> i64 {

@@ -163,9 +163,9 @@ impl Keys {
         format!("{}:{{{copy}}}:instances", self.prefix).into()
     }
 
-    /// String: the id of the fleet whose data this is.
-    pub(super) fn fleet(&self) -> Bytes {
-        format!("{}:{{fleet}}:id", self.prefix).into()
+    /// String: the id of the fleet whose data this is; in a cluster, under each of [`BOARDS`].
+    pub(super) fn fleet(&self, copy: &str) -> Bytes {
+        format!("{}:{{{copy}}}:id", self.prefix).into()
     }
 
     /// When `key` expires, in seconds since 1970: so long after the end of its hour, and a little more, which

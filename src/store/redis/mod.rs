@@ -6,7 +6,7 @@
 //!
 //! - `link` is the way to all servers, and alone knows the client library; `keys` alone knows names and expiries;
 //!   `shard` is how an hour is divided, `atlas` which cells it has.
-//! - `apply` with `write.lua` writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `look.lua`, `crowd.lua`
+//! - `apply` with `write.lua` writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua`
 //!   and what `density` remembers,
 //!   `listing`, `track` read; `forget` and `erase` remove.
 //! - `marks` with `count.lua` and `audit.lua` knows what should be there, and notices when it is not; `outage` what is
@@ -108,7 +108,6 @@ struct Index {
     left: Script,
     cells: Script,
     list: Script,
-    look: Script,
     crowd: Script,
     density: Density,
     audit: Script,
@@ -152,7 +151,6 @@ impl RedisStore {
             left: Script::new(place::LEFT),
             cells: Script::new(atlas::CELLS),
             list: Script::new(listing::LIST),
-            look: Script::new(nearby::LOOK),
             crowd: Script::new(nearby::CROWD),
             density: Density::default(),
             audit: Script::new(marks::AUDIT),

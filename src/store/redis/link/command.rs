@@ -67,6 +67,11 @@ impl Command {
         Self { name, args: vec![key], target: Target::Key(0), script: None }
     }
 
+    /// A ZRANGE with scores: what it answers is a list of pairs, which nobody mistakes for anything.
+    pub(in crate::store::redis) fn ranked(key: Bytes) -> Self {
+        Self { name: "ZRANGE", args: vec![key], target: Target::Key(0), script: None }
+    }
+
     /// A command without a key.
     pub(in crate::store::redis) const fn keyless(name: &'static str) -> Self {
         Self { name, args: Vec::new(), target: Target::Any, script: None }
