@@ -1,8 +1,8 @@
 //! The walk that finds the nearest without looking at the whole circle: best first over the quadtree.
 //!
 //! Cells wait in a queue by the least distance anything in them can have. The nearest cell is asked how many it
-//! holds; with few it is read, with many it is quartered (more than once if need be), with none dropped. It ends when the nearest cell left is
-//! farther than the worst that is wanted. So the work follows the answer's size, not the circle's: ten drivers out of
+//! holds; with few it is read, with many it is quartered (more than once if need be), with none dropped. It ends when the
+//! nearest cell left is farther than the worst that is wanted. So the work follows the answer's size, not the circle's: ten drivers out of
 //! a million cost a handful of counts and one or two small reads.
 //!
 //! The walk does no I/O: it says which cells to count and to read ([`Step`]), and is told what was counted. Whoever reads

@@ -7,10 +7,10 @@
 //! - `link` is the way to all servers, and alone knows the client library; `keys` alone knows names and expiries;
 //!   `shard` is how an hour is divided, `atlas` which cells it has.
 //! - `apply` with `write.lua` writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua`
-//!   and what `density` remembers,
-//!   `listing`, `track` read; `forget` and `erase` remove.
-//! - `marks` with `count.lua` and `audit.lua` knows what should be there, and notices when it is not; `outage` what is
-//!   owed and left out while a part of a cluster cannot be asked.
+//!   and what `density` remembers, `listing` with `list.lua`, `track` read; `forget` and `erase` remove.
+//! - `marks` with `count.lua` and `audit.lua` knows what should be there, and notices when it is not; `patrol` notices
+//!   lost tracks; `outage` knows what is owed and left out while a part of a cluster cannot be asked; `fleet` whose data
+//!   it is.
 //!
 //! Never here: KEYS, SCAN, SMEMBERS, GEORADIUS, GEOSEARCH, DEL, FLUSH, or anything about the journal.
 
