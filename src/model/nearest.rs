@@ -79,16 +79,9 @@ struct Found<T> {
 }
 
 impl NearestWalk {
-    /// A search over `sources` sources. A cell of at most `leaf` items is read rather than quartered; at most
-    /// `width` cells are asked at once.
-    pub fn new(centre: Position, radius_m: f64, sources: usize, leaf: u64, width: usize) -> Self {
-        let cells = QuadCell::covering(centre, radius_m).into_iter();
-        let probes = cells.flat_map(|cell| (0..sources).map(move |source| Probe { source, cell }));
-        Self::from_probes(centre, radius_m, probes, leaf, width)
-    }
-
-    /// The same where each source is searched only in some cells, which together hold all of it that is in the circle.
-    pub fn from_probes(
+    /// A search that begins with `probes`, which together hold all that is in the circle. A cell of at most `leaf` items
+    /// is read rather than quartered; at most `width` cells are asked at once.
+    pub fn new(
         centre: Position,
         radius_m: f64,
         probes: impl IntoIterator<Item = Probe>,

@@ -40,7 +40,9 @@ proptest! {
         width in 1..9_usize,
         rumours in prop::collection::vec(prop::option::of(0..60_u64), 7),
     ) {
-        let mut walk = NearestWalk::new(centre, radius_m, 2, leaf, width);
+        let cells = QuadCell::covering(centre, radius_m).into_iter();
+        let probes = cells.flat_map(|cell| [0, 1].map(|source| Probe { source, cell }));
+        let mut walk = NearestWalk::new(centre, radius_m, probes, leaf, width);
         let mut nearest = Nearest::new(centre, radius_m, limit);
         let inside = |source: usize, cell: QuadCell| {
             places.iter().enumerate().filter(move |(item, place)| {

@@ -1,6 +1,6 @@
 //! The geometry of the quadtree that the walk to the nearest stands on, and how little the walk reads.
 
-use geotrail::model::{Nearest, NearestWalk, Position, QuadCell};
+use geotrail::model::{Nearest, NearestWalk, Position, Probe, QuadCell};
 use proptest::prelude::*;
 
 fn anywhere() -> impl Strategy<Value = Position> {
@@ -25,7 +25,8 @@ fn walk(
         };
         (0..crowd.len()).filter(move |index| inside(&crowd[*index]))
     };
-    let mut walk = NearestWalk::new(centre, radius_m, 1, leaf, width);
+    let probes = QuadCell::covering(centre, radius_m).into_iter().map(|cell| Probe { source: 0, cell });
+    let mut walk = NearestWalk::new(centre, radius_m, probes, leaf, width);
     let mut nearest = Nearest::new(centre, radius_m, limit);
     let mut read = 0;
     while let Some(step) = walk.next_step(nearest.bound_m(), nearest.wanted() as u64, |_| None) {

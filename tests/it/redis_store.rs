@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use geotrail::model::{DriverId, Fix, Hour, Offset, Point, Position, QuadCell, Speed, Tag, Tags, Timestamp};
+use geotrail::model::{
+    DriverId, Fix, Hour, Offset, Point, Position, QuadCell, Resolution, Speed, Tag, Tags, Timestamp,
+};
 use geotrail::store::redis::{Options, RedisStore};
 use geotrail::store::{Batch, NearbyQuery, Store, StoreError, When, Window};
 use rand::rngs::StdRng;
@@ -290,6 +292,36 @@ async fn a_repetition_fills_what_a_track_lacks() {
         store.apply(Batch { repeated: true, ..batch(part, end) }).await.expect("Redis is there");
     }
     assert_holds(&store, &points).await;
+}
+
+/// Hours that go earlier than the instance believes would each be taken for lost, one after the other.
+#[tokio::test]
+async fn a_repetition_with_a_longer_retention_prolongs_every_key() {
+    let expiries = |server: &RedisServer| -> BTreeMap<String, i64> {
+        let expiry = |key: &String| server.cli(&["EXPIRETIME", key]).trim().parse().expect("a number");
+        server.keys().into_iter().map(|key| (key.clone(), expiry(&key))).collect()
+    };
+    for resolution in [None, Some(7)] {
+        let server = RedisServer::start();
+        let points = points(21, 300, 20);
+        let options = |retention| {
+            let shard_resolution = resolution.map(|number| Resolution::new(number).expect("there is one"));
+            Options { retention, shard_resolution, ..options(&server, "00000000000000aa") }
+        };
+        let before = RedisStore::connect(options(RETENTION)).await.expect("a good URL");
+        works_again(&before).await;
+        before.apply(batch(&points, 1)).await.expect("Redis is there");
+        let brief = expiries(&server);
+        assert!(brief.len() > 20, "{brief:?}");
+        let after = RedisStore::connect(options(RETENTION + Duration::from_hours(24))).await.expect("a good URL");
+        works_again(&after).await;
+        after.apply(Batch { repeated: true, ..batch(&points, 1) }).await.expect("Redis is there");
+        let longer = expiries(&server);
+        assert_eq!(longer.keys().collect::<Vec<_>>(), brief.keys().collect::<Vec<_>>());
+        for (key, expiry) in brief {
+            assert_eq!(longer[&key], expiry + 24 * 3_600, "{key}");
+        }
+    }
 }
 
 pub(crate) fn track_bytes(server: &RedisServer) -> BTreeMap<String, u64> {

@@ -87,11 +87,11 @@ impl Index {
     /// Puts `batch` in.
     pub(super) async fn apply(&self, batch: Batch<'_>) -> Result<Applied, StoreError> {
         self.marks.forget_before(batch.forget_before);
-        let mut attempt = Attempt::new(batch.start);
+        let mut attempt = Attempt::new(batch.start, batch.repeated);
         let mut folded = fold(self.keys.layout(), batch);
         folded.retain(|(bucket, _)| !self.owes(&mut attempt, *bucket));
         let slices = self.slices(&folded, batch.repeated).await?;
-        let calls = slices.iter().map(|slice| self.call(&attempt, slice, batch.repeated)).collect();
+        let calls = slices.iter().map(|slice| self.call(&attempt, slice)).collect();
         let written = self.in_pipelines(calls).await?;
         let written = slices.iter().zip(written).map(|(slice, reply)| attempt.called(slice.bucket, reply));
         let written: Vec<_> = written.collect::<Result<_, _>>()?;
@@ -149,7 +149,7 @@ impl Index {
         Ok(slices)
     }
 
-    fn call(&self, attempt: &Attempt, slice: &Slice<'_, '_>, is_repeated: bool) -> Command {
+    fn call(&self, attempt: &Attempt, slice: &Slice<'_, '_>) -> Command {
         let Slice { bucket, drivers, chunks } = slice;
         let (keys, bucket) = (&self.keys, *bucket);
         let mut shared = vec![keys.roster(bucket), keys.fixes(bucket), keys.last(bucket), keys.marks(bucket)];
@@ -166,7 +166,7 @@ impl Index {
         for expiry in expiries {
             call = call.number(expiry);
         }
-        call = self.counting(call, attempt, bucket).number(newest.as_ms()).number(u8::from(is_repeated));
+        call = self.counting(call, attempt, bucket).number(newest.as_ms());
         for ((folded, track), chunk) in drivers.iter().zip(tracks).zip(chunks) {
             let fix = folded.newest();
             call = call.arg(folded.driver.to_string());

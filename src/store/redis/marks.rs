@@ -52,15 +52,17 @@ pub(super) struct Attempt {
     lost: BTreeSet<Shard>,
     /// Where the batch begins.
     pub(super) start: Offset,
+    /// Whether its points may have come before.
+    is_repeated: bool,
     /// The shards that were asked about, and whether they are away.
     pub(super) away: BTreeMap<Shard, bool>,
 }
 
 impl Attempt {
     /// At a batch that begins at `start`.
-    pub(super) fn new(start: Offset) -> Self {
+    pub(super) fn new(start: Offset, is_repeated: bool) -> Self {
         let name = format!("{:08x}", rand::random::<u32>());
-        Self { name, calls: BTreeMap::new(), lost: BTreeSet::new(), start, away: BTreeMap::new() }
+        Self { name, calls: BTreeMap::new(), lost: BTreeSet::new(), start, is_repeated, away: BTreeMap::new() }
     }
 
     /// Whether something was left out of it.
@@ -250,7 +252,8 @@ impl Index {
             Some(Mark { reached, complete, .. }) => (reached, complete),
             None => (Offset::START, String::new()),
         };
-        call.arg(self.keys.instance()).arg(attempt.name.clone()).arg(known).number(reached)
+        let call = call.arg(self.keys.instance()).arg(attempt.name.clone()).arg(known).number(reached);
+        call.number(u8::from(attempt.is_repeated))
     }
 
     /// An attempt of which every call was answered. An error if anything that was there, or was just written, is gone.

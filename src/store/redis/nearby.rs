@@ -60,7 +60,7 @@ impl Index {
             shards.push((shard, hour));
             probes.extend(cells.into_iter().map(|cell| Probe { source, cell }));
         }
-        let mut walk = NearestWalk::from_probes(query.centre, query.radius_m, probes, LEAF, CELLS_PER_STEP);
+        let mut walk = NearestWalk::new(query.centre, query.radius_m, probes, LEAF, CELLS_PER_STEP);
         let mut met = Met::nobody(query);
         loop {
             let (bound_m, lacking) = met.bound_m();

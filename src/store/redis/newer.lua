@@ -11,8 +11,9 @@ local function is_newer(a, b)
   return is_greater(a, b)
 end
 
--- Sets when a key expires, if a write that added `added` of `written` members may have created it.
-local function expire_new(key, added, written, expiry)
-  if added == written then redis.call('EXPIREAT', key, expiry) end
+-- Sets when a key expires, if a write that added `added` of `written` members may have created it; of points that may
+-- have come before in any case, for the retention may have become longer since.
+local function expire_new(key, added, written, expiry, is_repeated)
+  if added == written or is_repeated == '1' then redis.call('EXPIREAT', key, expiry) end
 end
 

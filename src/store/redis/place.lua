@@ -2,13 +2,14 @@
 -- neither brings back who has left, nor takes away who has come back. Returns a list of what `count_call` does.
 --
 -- KEYS: positions, drivers, seen, marks. ARGV: when each of them expires (s), the instance, this attempt, the attempt
---       known to be complete, what was reached then; then for each driver: id, geohash score (empty: it is elsewhere),
---       packed fix.
+--       known to be complete, what was reached then, whether it may have come before; then for each driver: id,
+--       geohash score (empty: it is elsewhere), packed fix.
 --
 -- Each write that may create a key is followed by its EXPIREAT at once: one that added nothing, or only some of its
 -- members, found the key there.
 
-local FIRST, FIELDS = 9, 3
+local FIRST, FIELDS = 10, 3
+local is_repeated = ARGV[9]
 
 local ids = {}
 for at = FIRST, #ARGV, FIELDS do
@@ -34,14 +35,14 @@ for n, id in ipairs(ids) do
 end
 
 if #here > 0 then
-  expire_new(KEYS[1], redis.call('ZADD', KEYS[1], unpack(positions)), #here, ARGV[1])
-  expire_new(KEYS[2], redis.call('SADD', KEYS[2], unpack(here)), #here, ARGV[2])
+  expire_new(KEYS[1], redis.call('ZADD', KEYS[1], unpack(positions)), #here, ARGV[1], is_repeated)
+  expire_new(KEYS[2], redis.call('SADD', KEYS[2], unpack(here)), #here, ARGV[2], is_repeated)
 end
 if #gone > 0 then
   redis.call('ZREM', KEYS[1], unpack(gone))
   redis.call('SREM', KEYS[2], unpack(gone))
 end
 if #seen > 0 then
-  expire_new(KEYS[3], redis.call('HSET', KEYS[3], unpack(seen)), #seen / 2, ARGV[3])
+  expire_new(KEYS[3], redis.call('HSET', KEYS[3], unpack(seen)), #seen / 2, ARGV[3], is_repeated)
 end
-return { count_call(KEYS[4], unpack(ARGV, 4, 8)) }
+return { count_call(KEYS[4], unpack(ARGV, 4, 9)) }

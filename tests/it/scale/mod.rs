@@ -70,6 +70,18 @@ impl Server {
         if entries == 0.0 { "0".into() } else { format!("{of_a_million:.0} ({:.1} ms)", longest / 1e3) }
     }
 
+    /// What it took to write so many points since [`Self::begin`], which was at `begun`, when it had `full` bytes.
+    fn written(&self, points: usize, begun: Instant, full: f64) -> Row {
+        let points = points as f64;
+        Row {
+            write_us: self.cpu_us() / points,
+            rate: points / begun.elapsed().as_secs_f64(),
+            point_bytes: (self.memory() - full) / points,
+            slow_writes: self.slow(),
+            ..Row::default()
+        }
+    }
+
     fn memory(&self) -> f64 {
         self.redis.info("used_memory")
     }
@@ -93,7 +105,7 @@ struct Row {
     write_us: f64,
     own_us: Option<f64>,
     rate: f64,
-    nearby_ms: String,
+    nearby_ms: Vec<f64>,
     listed_us: f64,
     slow_writes: String,
     slow_reads: String,
@@ -109,13 +121,14 @@ const HEAD: &str = "\
 impl Row {
     fn print(&self) {
         let own = self.own_us.map_or_else(String::new, |own| format!("{own:.1}"));
+        let nearby: Vec<String> = self.nearby_ms.iter().map(|ms| format!("{ms:.2}")).collect();
         println!(
             "| {} | {} | {:.1} | {own} | {:.0} | {} | {:.2} | {} | {} | {:.0} | {:.1} |",
             self.drivers,
             self.how,
             self.write_us,
             self.rate,
-            self.nearby_ms,
+            nearby.join(" / "),
             self.listed_us,
             self.slow_writes,
             self.slow_reads,
@@ -139,13 +152,10 @@ fn bare(drivers: usize, queries: usize) -> Row {
     for points in &reports {
         client.write(points);
     }
-    let points = (drivers * ROUNDS) as f64;
-    let (write_us, rate) = (server.cpu_us() / points, points / begun.elapsed().as_secs_f64());
-    let point_bytes = (server.memory() - full) / points;
-    let slow_writes = server.slow();
+    let written = server.written(drivers * ROUNDS, begun, full);
 
     server.begin();
-    let mut nearby_ms = String::new();
+    let mut nearby_ms = Vec::new();
     for radius_m in RADII_M {
         let before = server.cpu_us();
         // A wide circle in a big fleet takes a tenth of a second.
@@ -153,27 +163,14 @@ fn bare(drivers: usize, queries: usize) -> Row {
         for _ in 0..asked {
             client.geosearch(fleet.somewhere(), radius_m);
         }
-        let ms = (server.cpu_us() - before) / 1e3 / asked as f64;
-        write!(nearby_ms, "{}{ms:.2}", if nearby_ms.is_empty() { "" } else { " / " }).expect("memory takes all");
+        nearby_ms.push((server.cpu_us() - before) / 1e3 / asked as f64);
     }
     let before = server.cpu_us();
     client.list(&reports[0]);
     let listed_us = (server.cpu_us() - before) / drivers as f64;
     let slow_reads = server.slow();
     let how = "plain commands".to_owned();
-    Row {
-        drivers,
-        how,
-        write_us,
-        own_us: None,
-        rate,
-        nearby_ms,
-        listed_us,
-        slow_writes,
-        slow_reads,
-        driver_bytes,
-        point_bytes,
-    }
+    Row { drivers, how, nearby_ms, listed_us, slow_reads, driver_bytes, ..written }
 }
 
 /// What the slow log has of commands of one member.
@@ -215,15 +212,12 @@ async fn ours(drivers: usize, resolution: Option<u8>, queries: usize) -> Row {
     for points in &reports {
         put(points).await;
     }
-    let points = (drivers * ROUNDS) as f64;
-    let (write_us, rate) = (server.cpu_us() / points, points / begun.elapsed().as_secs_f64());
-    let own_us = Some((own_cpu_s(None) - cpu_before_s) * 1e6 / points);
-    let point_bytes = (server.memory() - full) / points;
-    let slow_writes = server.slow();
+    let own_us = Some((own_cpu_s(None) - cpu_before_s) * 1e6 / (drivers * ROUNDS) as f64);
+    let written = server.written(drivers * ROUNDS, begun, full);
 
     server.begin();
     let window = Window { since: hour_start(), until: now().plus_ms(120_000) };
-    let mut nearby_ms = String::new();
+    let mut nearby_ms = Vec::new();
     // The first questions find out where drivers stand close.
     for radius_m in RADII_M {
         let asked = async |queries: usize, fleet: &mut Fleet| {
@@ -236,8 +230,7 @@ async fn ours(drivers: usize, resolution: Option<u8>, queries: usize) -> Row {
         asked(queries, &mut fleet).await;
         let before = server.cpu_us();
         asked(queries, &mut fleet).await;
-        let ms = (server.cpu_us() - before) / 1e3 / queries as f64;
-        write!(nearby_ms, "{}{ms:.2}", if nearby_ms.is_empty() { "" } else { " / " }).expect("memory takes all");
+        nearby_ms.push((server.cpu_us() - before) / 1e3 / queries as f64);
     }
     let before = server.cpu_us();
     let (mut after, mut listed) = (None, 0);
@@ -253,19 +246,7 @@ async fn ours(drivers: usize, resolution: Option<u8>, queries: usize) -> Row {
     let listed_us = (server.cpu_us() - before) / drivers as f64;
     let slow_reads = server.slow();
     let how = resolution.map_or_else(|| "whole".to_owned(), |number| format!("by {number}"));
-    Row {
-        drivers,
-        how,
-        write_us,
-        own_us,
-        rate,
-        nearby_ms,
-        listed_us,
-        slow_writes,
-        slow_reads,
-        driver_bytes,
-        point_bytes,
-    }
+    Row { drivers, how, own_us, nearby_ms, listed_us, slow_reads, driver_bytes, ..written }
 }
 
 /// Points through HTTP, the journal and its fsync, until Redis has them: points/s, and CPU µs a point of both.
