@@ -28,8 +28,9 @@ pub use sources::Sources;
 
 use shadow::{Rows, Shadows};
 
-/// How many rows an inner page of a whole-fleet pass has.
-const PASS_ROWS: usize = 4_000;
+/// How many rows are held at a time by whoever goes through the whole fleet. Enough that each of the rosters that an hour
+/// has in Redis gives a full page of its own.
+pub const PASS_ROWS: usize = 4_000;
 
 /// What another store than the first has in is said to be whole up to so long ago.
 const FALLBACK_AGE_MS: i64 = 500;

@@ -17,11 +17,8 @@ use crate::http::params::Params;
 use crate::http::problem::Problem;
 use crate::http::render::{self, More, Row, Tail};
 use crate::model::DriverId;
-use crate::query::{Answer, Queries, QueryError};
+use crate::query::{Answer, PASS_ROWS, Queries, QueryError};
 use crate::store::Page;
-
-/// How many rows a stream holds at a time.
-const STREAM_ROWS: usize = 1_000;
 
 /// A list that comes in pages.
 pub(super) trait Listing: Send + Sync + 'static {
@@ -75,7 +72,7 @@ pub(super) async fn answer<L: Listing>(
     let cursor = params.text("cursor").filter(|cursor| !cursor.is_empty());
     let from = cursor.map(|cursor| cursor::decode::<L::Mark>(&identity, cursor)).transpose()?;
     let form = Form::negotiate(headers, Form::LIST)?;
-    let limit = if form == Form::NdJson { STREAM_ROWS } else { limit };
+    let limit = if form == Form::NdJson { PASS_ROWS } else { limit };
     let first = fetch(&service, require, listing.page(&service.queries, from.as_ref(), limit)).await?;
     let Answer { value: page, index } = first;
     let tail = |next: Option<&L::Mark>| {
@@ -116,7 +113,7 @@ fn lines<L: Listing>(
             let page = match step {
                 Step::Write(page) => page,
                 Step::Fetch(mark) => {
-                    let page = listing.page(&service.queries, Some(&mark), STREAM_ROWS);
+                    let page = listing.page(&service.queries, Some(&mark), PASS_ROWS);
                     fetch(service, require, page).await?.value
                 }
                 Step::End => return Ok(None),

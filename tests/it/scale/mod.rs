@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use geotrail::model::{Point, Position, Resolution};
+use geotrail::query::PASS_ROWS;
 use geotrail::store::redis::{Options, RedisStore};
 use geotrail::store::{NearbyQuery, Store, When, Window};
 use tempfile::TempDir;
@@ -29,8 +30,6 @@ const BATCH: usize = 4_000;
 /// Times the fleet reports, after the first.
 const ROUNDS: usize = 4;
 const RADII_M: [f64; 3] = [1_000.0, 3_000.0, 10_000.0];
-/// Rows that NDJSON reads at once.
-const PASS_ROWS: usize = 4_000;
 
 /// A server whose slow log tells of everything over a millisecond.
 struct Server {
