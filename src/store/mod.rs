@@ -181,7 +181,8 @@ pub trait Store: Send + Sync + 'static {
     async fn audit(&self) -> Result<Option<Offset>, StoreError>;
 
     /// Whether the store still holds what it held when it was last written to or audited, as far as one look tells.
-    /// So cheap that it follows every answer: a store that comes back empty answers before the next audit.
+    /// So cheap that it follows every answer: a store that comes back empty answers before the next audit. False from
+    /// the moment when a loss is found, and until the audit after the one that told it: whoever was told is on the way.
     async fn glance(&self) -> Result<bool, StoreError>;
 
     /// Puts a batch in.

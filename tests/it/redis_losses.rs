@@ -119,6 +119,28 @@ async fn whatever_is_gone_is_told_once_and_comes_back() {
     }
 }
 
+/// The marks expect no more than what is left from the moment when a loss is found. Whoever answers a question before
+/// the service has heard of it must not take that for a whole index.
+#[tokio::test]
+async fn no_look_finds_everything_there_while_a_loss_is_being_told() {
+    let server = RedisServer::start();
+    let store = connected(&server, ONE).await;
+    let mut journal = Follower::of(points(1, 600, 30), 60);
+    journal.run(&store).await;
+    for _ in 0..3 {
+        assert!(store.glance().await.expect("Redis is there"), "nothing is gone");
+        server.cli(&["FLUSHALL"]);
+        assert!(!store.glance().await.expect("Redis is there"), "everything is");
+        assert_eq!(store.audit().await.expect("Redis is there"), Some(Offset::START));
+        assert!(!store.glance().await.expect("Redis is there"), "who was told has not told anybody yet");
+        assert_eq!(store.durable(), Offset::START);
+        nothing_is_missing(&store).await;
+        assert!(store.glance().await.expect("Redis is there"), "everybody knows");
+        journal.rewind(Offset::START);
+        journal.run(&store).await;
+    }
+}
+
 #[tokio::test]
 async fn an_older_state_is_told_by_how_old_it_is() {
     let mut server = RedisServer::start();

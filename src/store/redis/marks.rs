@@ -132,12 +132,35 @@ impl Mark {
     }
 }
 
+/// From where on the journal must come again. Between the moment when a loss is noted, from which on the marks expect no
+/// more than what is left, and the moment when everybody knows of it, this is all that tells of it.
+#[derive(Debug, Default)]
+struct Again {
+    noted: Option<Offset>,
+    /// What the caller is being told: known to everybody by the time of the next audit.
+    told: Option<Offset>,
+}
+
+impl Again {
+    fn note(&mut self, from: Offset) {
+        self.noted = Some(self.noted.map_or(from, |noted| noted.min(from)));
+    }
+
+    fn tell(&mut self) -> Option<Offset> {
+        self.told = self.noted.take();
+        self.told
+    }
+
+    fn open(&self) -> Option<Offset> {
+        self.noted.into_iter().chain(self.told).min()
+    }
+}
+
 /// The marks that this instance should have.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     expected: Mutex<BTreeMap<Shard, Mark>>,
-    /// From where on the journal must come again, until the caller has been told.
-    again: Mutex<Option<Offset>>,
+    again: Mutex<Again>,
     /// Where the turn of the older shards stands.
     turn: Mutex<Option<Shard>>,
 }
@@ -158,7 +181,7 @@ impl Marks {
         };
         let is_read = entries.is_some();
         *self.expected.lock() = entries.unwrap_or_default();
-        *self.again.lock() = None;
+        *self.again.lock() = Again::default();
         is_read
     }
 
@@ -189,9 +212,9 @@ impl Marks {
         expected.insert(shard, mark);
     }
 
-    /// From where on what was put in is gone, as far as nobody was told.
+    /// From where on what was put in is gone, as far as not everybody knows.
     pub(super) fn untold(&self) -> Option<Offset> {
-        *self.again.lock()
+        self.again.lock().open()
     }
 
     /// Takes what Redis holds for what it should hold, and notes what is missing.
@@ -202,9 +225,7 @@ impl Marks {
         if let Some(reached) = from {
             expected.insert(shard, Mark { reached, complete: String::new(), is_mixed: false });
         }
-        let from = from.unwrap_or(Offset::START);
-        let mut again = self.again.lock();
-        *again = Some(again.map_or(from, |again| again.min(from)));
+        self.again.lock().note(from.unwrap_or(Offset::START));
     }
 
     /// Takes a mark that is ahead of what was noted for what it should be.
@@ -283,11 +304,11 @@ impl Index {
             return Ok(Some(Offset::START));
         }
         self.compare_all(true).await?;
-        Ok(self.marks.again.lock().take())
+        Ok(self.marks.again.lock().tell())
     }
 
-    /// Whether the newest marks are still there: what a server that came back empty, was flushed, or took over with a
-    /// lag does not have.
+    /// Whether the newest marks are still there, which a server that came back empty, was flushed, or took over with a
+    /// lag does not have; and nothing is known to be gone of which somebody has yet to be told.
     pub(super) async fn glance(&self) -> Result<bool, StoreError> {
         let expected = self.marks.newest();
         let mark = |shard| Command::on("HGET", self.keys.marks(shard)).arg(self.keys.instance());
@@ -300,12 +321,13 @@ impl Index {
                 return Ok(false);
             }
         }
-        Ok(true)
+        Ok(self.marks.untold().is_none())
     }
 
     /// The same of what was written since, a part each time; of everything as soon as anything is found missing, or
     /// somebody came back. And whether what is owed can be put in by now.
     pub(super) async fn audit(&self) -> Result<Option<Offset>, StoreError> {
+        self.marks.again.lock().told = None;
         if self.has_arrivals(self.link.arrivals()) {
             self.compare_all(false).await?;
         }
@@ -316,8 +338,11 @@ impl Index {
         if self.marks.untold().is_some() {
             self.compare(self.marks.all(), false).await?;
         }
-        let collected = self.outage.collect(|shard| self.is_away(shard));
-        Ok(self.marks.again.lock().take().into_iter().chain(collected).min())
+        let mut again = self.marks.again.lock();
+        if let Some(from) = self.outage.collect(|shard| self.is_away(shard)) {
+            again.note(from);
+        }
+        Ok(again.tell())
     }
 
     /// Compares all there is with what those have who are there.
