@@ -146,6 +146,14 @@ async fn instances_of_one_fleet_share_its_id_and_put_it_back() {
     // A new server of our own, and a service that remembers.
     let empty = RedisServer::start();
     let again = Process::serve(dirs[1].path(), &empty.url()).await;
+    // What the other instance accepted is not there.
+    let other = eventually("the other is missed", async || {
+        let others = again.get("/v1/admin/instances").await.json()["others"].clone();
+        (others[0]["state"] == "missing").then(|| others[0]["instance"].as_str().expect("an id").to_owned())
+    })
+    .await;
+    let dismissed = again.send(again.request("DELETE", &format!("/v1/admin/instances/{other}"))).await;
+    assert_eq!(dismissed.expect("an answer").status, 204);
     again.caught_up().await;
     assert_eq!(empty.cli(&["GET", ID]), noted(0));
     let name = attach(&again, &server.url()).await;

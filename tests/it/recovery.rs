@@ -289,7 +289,6 @@ async fn f38_an_instance_that_was_away_brings_its_points_on_its_return() {
     first.kill().await;
     server.cli(&["FLUSHALL"]);
     logged(other.path(), LOST, 1).await;
-    second.caught_up().await;
     let first = Process::serve(one.path(), &server.url()).await;
     becomes_whole(&first, one.path(), &server.url()).await;
     becomes_whole(&second, other.path(), &server.url()).await;
