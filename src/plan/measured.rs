@@ -98,10 +98,10 @@ pub const DISK_FULL: Figure = figure(0.75, "of an instance's disk is filled", AS
 pub const JSON_POINT: Figure = figure(115.0, "bytes of JSON a point in a batch", LOAD);
 
 /// What a request of one point has beside the point: its head, and that of the answer, without those of TCP.
-pub const SINGLE_HEADS: Figure = figure(300.0, "bytes of heads and answer a request", LOAD);
+pub const SINGLE_HEADS: Figure = figure(250.0, "bytes of heads and answer a request", LOAD);
 
 /// What Redis receives, and what it answers.
-pub const REDIS_WIRE_POINT: Figure = figure(100.0, "bytes between the service and Redis a point", LOAD);
+pub const REDIS_WIRE_POINT: Figure = figure(224.0, "bytes between the service and Redis a point", LOAD);
 
 /// Bytes of a gibibyte.
 const GIB: f64 = 1_073_741_824.0;

@@ -25,6 +25,7 @@ mod naive_store;
 mod nearest_walk;
 mod oracle;
 mod partial;
+mod peers;
 mod plan;
 mod points;
 mod quad;
