@@ -3,6 +3,7 @@
 # make bench  the measurements of single steps
 # make traces TRACES="FILE..."  what recorded traces cost, end to end, with each store
 # make scale SIZES="20000 100000 1000000"  what fleets of these sizes cost Redis, beside a bare client
+# make loadtest LOAD="--mix dispatch --limit-ms 3"  an open loop at a fixed rate; LOAD="--help" has what may be asked
 # make faults SECONDS=600 SEED=1  everything that may go wrong, done to real processes: a line of JSON
 # make drill DRIVERS=500 POINTS=200000  the night of the deletion, and what it takes
 # make defects  plants one defect after the other: each must turn its test red
@@ -23,7 +24,7 @@ POINTS ?= 200000
 TOOLS := target/tools
 DENY_VERSION := 0.20.2
 
-.PHONY: run test bench traces scale faults drill defects redis-server format lint docs licences advisories unit
+.PHONY: run test bench traces scale loadtest faults drill defects redis-server format lint docs licences advisories unit
 
 run:
 	cargo build --release --locked
@@ -40,6 +41,10 @@ traces: redis-server
 
 scale: redis-server
 	./loadtest/scale $(SIZES)
+
+loadtest: redis-server
+	cargo build --release --locked
+	cargo run --release --locked --quiet --example loadtest -- $(LOAD)
 
 faults: redis-server
 	./loadtest/faults $(SECONDS) $(SEED)

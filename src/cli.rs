@@ -6,11 +6,13 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::config::{self, Flags, Problems, SETTINGS, Setting, Settings, redact};
-use crate::{app, fleet};
+use crate::plan::{Demand, Kind, Plan};
+use crate::{app, fleet, plan};
 
 /// It was tried and something failed.
 const FAILED: u8 = 1;
@@ -77,6 +79,11 @@ pub fn command() -> Command {
                 ),
         )
         .subcommand(
+            Command::new("plan")
+                .about("Reckons from measured figures what a fleet needs, and what is full first")
+                .args(plan_flags()),
+        )
+        .subcommand(
             Command::new("config")
                 .about("Looks after the configuration")
                 .subcommand_required(true)
@@ -107,6 +114,38 @@ fn flags_of(command: config::Command) -> impl Iterator<Item = Arg> {
     })
 }
 
+/// Those of `plan`: no settings, since nothing runs with them.
+fn plan_flags() -> [Arg; 4] {
+    let interval = |text: &str| config::parse_duration(text).ok_or("expected a duration with its unit, such as 4s");
+    let drivers = |text: &str| plan::count(text).ok_or("expected a whole number, such as 1M or 250k");
+    [
+        Arg::new("drivers")
+            .long("drivers")
+            .value_name("N")
+            .required(true)
+            .value_parser(drivers)
+            .help("How many drivers, such as 250k or 1M, up to 10M"),
+        Arg::new("interval")
+            .long("interval")
+            .value_name("DURATION")
+            .default_value("4s")
+            .value_parser(interval)
+            .help("How often each driver reports"),
+        Arg::new("retention")
+            .long("retention")
+            .value_name("DURATION")
+            .default_value("48h")
+            .value_parser(interval)
+            .help("How long points are kept"),
+        Arg::new("store")
+            .long("store")
+            .value_name("STORE")
+            .default_value("redis")
+            .value_parser(["embedded", "redis"])
+            .help("Where the index lives"),
+    ]
+}
+
 /// Reads the command line, does what it says, and tells how it went.
 pub async fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let matches = match command().try_get_matches_from(arguments) {
@@ -130,6 +169,7 @@ pub async fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             Err(problems) => Err(problems.into()),
         },
         Some(("deadletter", matches)) => dead_letter(matches).await,
+        Some(("plan", matches)) => make_plan(matches),
         Some(("config", matches)) => check(matches),
         _ => unreachable!("the grammar knows no other command"),
     };
@@ -138,7 +178,8 @@ pub async fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(false) => ExitCode::from(FAILED),
         Err(error) => {
             complain(&format!("error: {error:#}"));
-            ExitCode::from(if error.is::<Problems>() { MISUSED } else { FAILED })
+            let misused = error.is::<Problems>() || error.is::<plan::Senseless>();
+            ExitCode::from(if misused { MISUSED } else { FAILED })
         }
     }
 }
@@ -196,6 +237,21 @@ fn index(matches: &ArgMatches, command: config::Command) -> Result<config::Index
         complain(&format!("warning: {warning}"));
     }
     Ok(index)
+}
+
+fn make_plan(matches: &ArgMatches) -> anyhow::Result<bool> {
+    let duration = |name| *matches.get_one::<Duration>(name).expect("the grammar gives it a default");
+    let demand = Demand {
+        drivers: *matches.get_one("drivers").expect("the grammar requires it"),
+        interval: duration("interval"),
+        retention: duration("retention"),
+        store: match matches.get_one::<String>("store").map(String::as_str) {
+            Some("embedded") => Kind::Embedded,
+            _ => Kind::Redis,
+        },
+    };
+    std::io::stdout().write_all(Plan::new(demand)?.to_string().as_bytes())?;
+    Ok(true)
 }
 
 fn check(matches: &ArgMatches) -> anyhow::Result<bool> {

@@ -26,7 +26,8 @@
 //! | [`app`] | builds all of this, and takes it down along the flow | anything else |
 //!
 //! Beside the flow: [`clock`] (injected), [`config`] and [`cli`] (flag, variable, file, default), [`telemetry`]
-//! (logs and metrics), [`fleet`] (simulate and replay: clients of the HTTP contract and of nothing else).
+//! (logs and metrics), [`fleet`] (simulate and replay: clients of the HTTP contract and of nothing else), [`plan`] (what
+//! a fleet needs, reckoned from what was measured).
 //!
 //! # Invariants
 //!
@@ -55,6 +56,7 @@ pub mod jobs;
 pub mod journal;
 pub mod model;
 pub mod peers;
+pub mod plan;
 pub mod query;
 pub mod store;
 pub mod telemetry;

@@ -6,7 +6,7 @@ const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_0
 
 /// Reads whole numbers, each with its unit out of `d h m s ms`, the largest first. `None` for anything else, a bare
 /// number above all: nobody should guess a unit.
-pub(super) fn parse(text: &str) -> Option<Duration> {
+pub fn parse(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut units = UNITS.iter();
     let mut total_ms = 0_u64;

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::model::Resolution;
+pub use duration::parse as parse_duration;
 pub use layers::{Flags, Problem, Problems, Settings, Source, Value};
 pub use secret::{SecretUrl, redact};
 pub use settings::{
