@@ -194,6 +194,22 @@ async fn an_answer_is_partial() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_instance_is_missing() {
+    let (server, dir, service) = begun().await;
+    let away = tempfile::tempdir().expect("a directory");
+    let other = Process::serve(away.path(), &server.url()).await;
+    other.report(&[at("theirs", now_ms())]).await;
+    let id = other.get("/v1/admin/instances").await.json()["instance"].as_str().expect("an id").to_owned();
+    other.kill().await;
+    told(&service, &id).await;
+    server.cli(&["FLUSHALL"]);
+    told(&service, "what it accepted is missing").await;
+    Shell::on(&service, dir.path(), &server).with("INSTANCE", &id).runs("An instance is missing").await;
+    becomes_whole(&service, dir.path(), &server.url()).await;
+    assert!(service.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn moving_house() {
     let (server, dir, service) = begun().await;
     let new = RedisServer::start();
