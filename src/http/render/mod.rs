@@ -3,6 +3,7 @@
 //! Everything is written straight into bytes; no tree of values is built.
 
 mod cells;
+mod decimal;
 mod rows;
 
 use serde::ser::SerializeMap;
@@ -12,7 +13,6 @@ use crate::model::{DriverId, Timestamp};
 use crate::query::IndexState;
 
 pub(crate) use cells::CellCount;
-pub(crate) use rows::Report;
 
 /// A row of a list, in its two forms.
 pub(crate) trait Row {
@@ -85,6 +85,14 @@ pub(crate) fn lines<R: Row>(rows: &[R], now: Timestamp) -> Vec<u8> {
     out
 }
 
+/// One row as a JSON object, and how whole the answer is.
+pub(crate) fn row(row: &impl Row, index: IndexState, now: Timestamp) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    row.write_json(now, &mut out);
+    append(&Tail { more: More::Nothing, index }, &mut out);
+    out
+}
+
 /// One thing as a JSON object, and how whole the answer is.
 pub(crate) fn object(value: &impl Serialize, index: IndexState) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
@@ -139,7 +147,7 @@ impl Serialize for Tail {
 }
 
 /// A moment, as the contract writes it.
-pub(crate) struct Moment(pub(crate) Timestamp);
+struct Moment(Timestamp);
 
 impl Serialize for Moment {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
