@@ -31,7 +31,7 @@ mod params;
 pub mod points;
 mod problem;
 mod query;
-mod render;
+pub mod render;
 mod router;
 mod server;
 mod stores;

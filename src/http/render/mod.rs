@@ -15,7 +15,7 @@ use crate::query::IndexState;
 pub(crate) use cells::CellCount;
 
 /// A row of a list, in its two forms.
-pub(crate) trait Row {
+pub trait Row {
     /// As an element of a JSON list.
     fn write_json(&self, now: Timestamp, out: &mut Vec<u8>);
     /// As a `GeoJSON` feature.
@@ -76,7 +76,7 @@ pub(crate) fn feature_collection<R: Row>(rows: &[R], tail: &Tail, now: Timestamp
 }
 
 /// Rows, each as a line of JSON.
-pub(crate) fn lines<R: Row>(rows: &[R], now: Timestamp) -> Vec<u8> {
+pub fn lines<R: Row>(rows: &[R], now: Timestamp) -> Vec<u8> {
     let mut out = Vec::with_capacity(rows.len() * 192);
     for row in rows {
         row.write_json(now, &mut out);
