@@ -26,7 +26,13 @@ const FEW: u64 = 2_000;
 /// A row comes in so many parts, between which the services take turns.
 const PARTS: u64 = 4;
 
+/// Told to itself: be the bare service.
+const BARE: &str = "bare";
+
 fn main() {
+    if std::env::args().any(|arg| arg == BARE) {
+        return serve_bare();
+    }
     let sizes: Vec<u64> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
     let mut binaries = vec![env!("CARGO_BIN_EXE_geotrail").to_owned()];
     binaries.extend(std::env::var("BESIDE"));
@@ -55,6 +61,7 @@ fn fleet(drivers: u64, binaries: &[String]) {
     row(&services, "ingest, one point a request, 64 connections", ("request", 1.0), (64, MANY), |request| {
         post(&[point(request % drivers, FEW + request / drivers)], request + 1 == MANY)
     });
+    row(&[Service::bare()], "an empty handler of axum", ("request", 1.0), (8, MANY), |_| get("/livez"));
     row(&services, "an empty answer", ("request", 1.0), (8, MANY), |_| get("/livez"));
     for (radius_m, limit, requests) in [(1_000, 10, MANY), (3_000, 10, MANY), (10_000, 10, MANY), (10_000, 1_000, FEW)]
     {
@@ -87,6 +94,7 @@ fn row(
     request: impl Fn(u64) -> String + Sync,
 ) {
     let mut all: Vec<(f64, Took)> = services.iter().map(|_| Default::default()).collect();
+    services.iter().for_each(Service::settle);
     for part in 0..PARTS {
         let numbers = requests * part / PARTS..requests * (part + 1) / PARTS;
         for (service, (cost, took)) in services.iter().zip(&mut all) {
@@ -100,6 +108,16 @@ fn row(
     println!("  {what:<48} {:8.2} us a {unit}{beside}; {}", per_unit[0], all[0].1);
 }
 
+fn serve_bare() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        println!("http://{}", listener.local_addr().expect("bound"));
+        let router = axum::Router::new().route("/livez", axum::routing::get(async || ()));
+        axum::serve(listener, router).await.expect("serves");
+    });
+}
+
 /// The service, in a directory of its own.
 struct Service {
     child: Child,
@@ -110,17 +128,35 @@ struct Service {
 impl Service {
     fn start(binary: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut child = Command::new(binary)
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(dir.path())
-            .env("RUST_LOG", "error")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("starts");
+        let mut command = Command::new(binary);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.path()).env("RUST_LOG", "error");
+        Self::run(&mut command, dir)
+    }
+
+    /// What there is to reach: an empty handler of the same library, and nothing else.
+    fn bare() -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("it runs"));
+        Self::run(command.arg(BARE), tempfile::tempdir().expect("a directory"))
+    }
+
+    fn run(command: &mut Command, dir: tempfile::TempDir) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("says where it listens");
         let address = line.trim().rsplit('/').next().expect("an address").to_owned();
         Self { child, address, _dir: dir }
+    }
+
+    /// Waits until what came in before is written out, so that it does not count for what comes next.
+    fn settle(&self) {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(30) {
+            let before = self.processor_time();
+            thread::sleep(Duration::from_millis(300));
+            if self.processor_time().saturating_sub(before) <= Duration::from_millis(10) {
+                return;
+            }
+        }
     }
 
     /// Sends the requests of these numbers over `connections`, noting how long they took; the microseconds of processor
