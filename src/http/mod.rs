@@ -20,6 +20,7 @@ use crate::query::Queries;
 use crate::telemetry::Metrics;
 
 mod accept;
+mod carry_on;
 mod cursor;
 mod edge;
 mod erase;
