@@ -63,7 +63,8 @@ fn fleet(drivers: u64, binaries: &[String]) {
     });
     row(&[Service::bare()], "an empty handler of axum", ("request", 1.0), (8, MANY), |_| get("/livez"));
     row(&services, "an empty answer", ("request", 1.0), (8, MANY), |_| get("/livez"));
-    for (radius_m, limit, requests) in [(1_000, 10, MANY), (3_000, 10, MANY), (10_000, 10, MANY), (10_000, 1_000, FEW)]
+    for (radius_m, limit, requests) in
+        [(1_000, 10, MANY), (3_000, 10, MANY), (10_000, 10, MANY), (10_000, 1_000, FEW)]
     {
         let what = format!("nearby, limit {limit}, {} km", radius_m / 1_000);
         row(&services, &what, ("request", 1.0), (8, requests), |request| {
@@ -102,9 +103,9 @@ fn row(
         }
     }
     let per_unit: Vec<f64> = all.iter().map(|(cost, _)| cost / (requests as f64 * units)).collect();
-    let beside = per_unit.get(1).map_or(String::new(), |other| {
-        format!(", beside it {other:.2}: {:.2} times", per_unit[0] / other)
-    });
+    let beside = per_unit
+        .get(1)
+        .map_or(String::new(), |other| format!(", beside it {other:.2}: {:.2} times", per_unit[0] / other));
     println!("  {what:<48} {:8.2} us a {unit}{beside}; {}", per_unit[0], all[0].1);
 }
 

@@ -45,7 +45,9 @@ const STEPS: &[Step] = &[
     }),
     ("model/h3_cell_disc", Throughput::Elements(1), || {
         let resolution = Resolution::new(7).expect("there is one");
-        each_place(move |place, _| drop(black_box(Cell::containing(place, resolution).disc())))
+        each_place(move |place, _| {
+            black_box(Cell::containing(place, resolution).disc());
+        })
     }),
     ("embedded/nearby_10_in_1_km", Throughput::Elements(1), || asking(1_000.0, 10)),
     ("embedded/nearby_10_in_10_km", Throughput::Elements(1), || asking(10_000.0, 10)),
@@ -167,9 +169,7 @@ fn parsing(content_type: &'static str) -> Box<dyn FnMut()> {
 fn validating() -> Box<dyn FnMut()> {
     let sent: Vec<(String, String, f64, f64)> = (0..BATCH)
         .map(|number| point(number, 0))
-        .map(|Point { driver, fix }| {
-            (driver.to_string(), fix.ts.to_string(), fix.position.lat(), fix.position.lon())
-        })
+        .map(|Point { driver, fix }| (driver.to_string(), fix.ts.to_string(), fix.position.lat(), fix.position.lon()))
         .collect();
     Box::new(move || {
         for (driver, ts, lat, lon) in black_box(&sent) {
@@ -220,8 +220,7 @@ impl City {
     fn new(drivers: u64) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let memtable_bytes = Options::DEFAULT_MEMTABLE_BYTES;
-        let store =
-            EmbeddedStore::new(Options { dir: dir.path().into(), journal: "one".into(), memtable_bytes });
+        let store = EmbeddedStore::new(Options { dir: dir.path().into(), journal: "one".into(), memtable_bytes });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(store.open("")).expect("opens");
         let mut city = Self { runtime, store, end: 0, _dir: dir };

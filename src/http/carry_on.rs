@@ -48,15 +48,15 @@ mod tests {
 
     #[tokio::test]
     async fn it_goes_on_without_whoever_waited() {
-        let (begin, begun) = tokio::sync::oneshot::channel::<()>();
+        let (go, gone) = tokio::sync::oneshot::channel::<()>();
         let (end, ended) = tokio::sync::oneshot::channel();
         let mut work = CarryOn::new(async move {
-            begun.await.unwrap();
+            gone.await.unwrap();
             end.send(7).unwrap();
         });
         assert!(futures_util::poll!(&mut work).is_pending());
         drop(work);
-        begin.send(()).unwrap();
+        go.send(()).unwrap();
         assert_eq!(tokio::time::timeout(Duration::from_secs(5), ended).await.unwrap(), Ok(7));
     }
 

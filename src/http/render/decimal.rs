@@ -8,7 +8,7 @@ const LONGEST: usize = 24;
 /// Writes `steps` of ten to the minus `decimals` as JSON does: as many decimals as there are, at least one.
 pub(super) fn write_decimal(steps: i64, mut decimals: usize, out: &mut Vec<u8>) {
     let mut rest = steps.unsigned_abs();
-    while decimals > 1 && rest % 10 == 0 {
+    while decimals > 1 && rest.is_multiple_of(10) {
         rest /= 10;
         decimals -= 1;
     }

@@ -147,7 +147,7 @@ impl Serialize for Tail {
 }
 
 /// A moment, as the contract writes it.
-struct Moment(Timestamp);
+pub(crate) struct Moment(pub(crate) Timestamp);
 
 impl Serialize for Moment {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

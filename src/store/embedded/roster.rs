@@ -93,7 +93,8 @@ mod tests {
             let number = rng.random_range(0..ids.len() as u32);
             // It grows, and shrinks to nothing again.
             let joins = rng.random_range(0..40_000) > round;
-            let is_new = if joins { all.insert((id_of(number), number)) } else { all.remove(&(id_of(number), number)) };
+            let is_new =
+                if joins { all.insert((id_of(number), number)) } else { all.remove(&(id_of(number), number)) };
             match (joins, is_new) {
                 (true, true) => roster.insert(number, id_of(number), id_of),
                 (false, _) => roster.remove(number, id_of(number), id_of),
