@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::applier::{DeadLetters, Wholeness};
+use crate::applier::DeadLetters;
 use crate::clock::Clock;
 use crate::config::ServeConfig;
 use crate::erasure::Eraser;
@@ -22,7 +22,7 @@ use crate::health::{Health, StoreHealth, TRAILING_HOUR_MS};
 use crate::http::{self, Service};
 use crate::ingest::Ingest;
 use crate::journal::{self, Erasure, Journal};
-use crate::query::{Outcome, Queries, Sources};
+use crate::query::{IndexState, Outcome, Queries, Sources};
 use crate::telemetry::Metrics;
 use following::{Following, House};
 use roll::{Origin, Roll};
@@ -119,7 +119,7 @@ impl App {
         let jobs = vec![tokio::spawn(erase), count_active(&stop_jobs, &queries, &metrics)];
 
         let whole = async {
-            while first.progress().wholeness() != Wholeness::Whole
+            while first.source().state() != IndexState::Complete
                 || eraser.is_unfinished()
                 || health.probe(&first).await != StoreHealth::Up
             {

@@ -6,6 +6,7 @@
 //!
 //! Never here: HTTP; waiting.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use crate::applier::{Pass, Progress};
 use crate::clock::Clock;
 use crate::journal::Journal;
 use crate::model::{MAX_AHEAD_MS, Timestamp};
+use crate::peers::{Peer, Peers};
 use crate::query::{IndexState, Queries, Source};
 use crate::store::{FOREIGN, Window};
 
@@ -83,6 +85,8 @@ pub struct StoreReport {
     pub dead_letters: u64,
     /// What keeps it from doing all that it should, if anything is known to.
     pub trouble: Option<String>,
+    /// The other instances on it.
+    pub instances: BTreeMap<String, Peer>,
 }
 
 impl StoreReport {
@@ -103,13 +107,15 @@ impl StoreReport {
 pub struct Fed {
     source: Arc<Source>,
     progress: Arc<Progress>,
+    peers: Arc<Peers>,
     health: Arc<Mutex<StoreHealth>>,
 }
 
 impl Fed {
-    /// Answered from by `source`, fed as far as `progress` says, and not asked yet.
-    pub fn new(source: Arc<Source>, progress: Arc<Progress>) -> Self {
-        Self { source, progress, health: Arc::new(Mutex::new(StoreHealth::Unknown)) }
+    /// Answered from by `source`, fed as far as `progress` says by this instance and as `peers` say by others, and not
+    /// asked yet.
+    pub fn new(source: Arc<Source>, progress: Arc<Progress>, peers: Arc<Peers>) -> Self {
+        Self { source, progress, peers, health: Arc::new(Mutex::new(StoreHealth::Unknown)) }
     }
 
     /// What answers.
@@ -120,6 +126,11 @@ impl Fed {
     /// How far it is fed.
     pub const fn progress(&self) -> &Arc<Progress> {
         &self.progress
+    }
+
+    /// Who else feeds it.
+    pub const fn peers(&self) -> &Arc<Peers> {
+        &self.peers
     }
 }
 
@@ -212,7 +223,7 @@ impl Health {
     }
 }
 
-fn report_of(Fed { source, progress, health }: &Fed) -> StoreReport {
+fn report_of(Fed { source, progress, peers, health }: &Fed) -> StoreReport {
     StoreReport {
         name: source.store().name(),
         health: *health.lock(),
@@ -220,6 +231,7 @@ fn report_of(Fed { source, progress, health }: &Fed) -> StoreReport {
         backlog_points: progress.backlog_points(),
         pass: progress.pass(),
         dead_letters: progress.set_aside().points,
-        trouble: source.store().trouble(),
+        trouble: source.store().trouble().or_else(|| peers.trouble()),
+        instances: peers.list(),
     }
 }

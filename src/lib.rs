@@ -19,6 +19,7 @@
 //! | [`applier`] | follows the journal into a store, makes good what that lost, sets aside what it refuses | invents a second way in |
 //! | [`store`] | the contract of an index, and its two forms: [`store::embedded`] and [`store::redis`] | reads the journal or the clock |
 //! | [`erasure`] | takes a driver out of journal and store, here and at every other instance | speaks HTTP, knows what a segment looks like |
+//! | [`peers`] | the other instances on a store: who they are, and what their absence makes of answers | reaches them, or touches the journal |
 //! | [`query`] | what the contract promises of each question, and the label of the answer | speaks HTTP, names an adapter |
 //! | [`health`] | whether the fleet still reports | waits |
 //! | [`jobs`] | forgetting, rebuilding, comparing | HTTP |
@@ -53,6 +54,7 @@ pub mod ingest;
 pub mod jobs;
 pub mod journal;
 pub mod model;
+pub mod peers;
 pub mod query;
 pub mod store;
 pub mod telemetry;

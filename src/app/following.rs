@@ -18,18 +18,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::roll::{Entry, Roll};
-use super::stores::{Follower, embedded_dir};
+use super::stores::{Follower, embedded_dir, instances_file};
 use super::{APPLY_THE_REST, every};
 use crate::applier::DeadLetters;
 use crate::clock::Clock;
 use crate::config::{IndexConfig, StoreChoice};
-use crate::erasure::Eraser;
+use crate::erasure::{Eraser, Gate};
 use crate::health::{Health, StoreHealth};
 use crate::http::{Shares, StoreInUse, Stores, Unchanged};
 use crate::ingest::Ingest;
 use crate::jobs::retention;
 use crate::journal::Journal;
 use crate::query::Sources;
+use crate::store::Standing;
 use crate::store::redis::Fleet;
 use crate::telemetry::Metrics;
 
@@ -74,6 +75,7 @@ struct State {
 
 struct Running {
     follower: Arc<Follower>,
+    gate: Arc<Gate>,
     stop_applier: CancellationToken,
     stop_jobs: CancellationToken,
     applier: JoinHandle<()>,
@@ -107,8 +109,14 @@ impl Following {
     pub(super) async fn stop(&self) {
         let running = std::mem::take(&mut self.state.lock().running);
         self.stop_appliers.cancel();
-        let (appliers, jobs): (Vec<_>, Vec<_>) =
-            running.into_iter().map(|running| (running.applier, running.jobs)).unzip();
+        let mut leaving = Vec::new();
+        let (appliers, jobs): (Vec<_>, Vec<_>) = running
+            .into_iter()
+            .map(|Running { follower, gate, applier, jobs, .. }| {
+                leaving.push((follower, gate));
+                (applier, jobs)
+            })
+            .unzip();
         if tokio::time::timeout(APPLY_THE_REST, futures_util::future::join_all(appliers)).await.is_err() {
             warn!("a store did not take the rest in time; it will be applied at the next start");
         }
@@ -116,6 +124,13 @@ impl Following {
         for job in jobs.into_iter().flatten() {
             // One that panicked has said so.
             let _ = job.await;
+        }
+        for (follower, gate) in leaving {
+            let standing = match follower.fed.peers().standing() {
+                Standing::Whole => Standing::Left,
+                not_whole => not_whole,
+            };
+            self.house.eraser.leave(&gate, standing).await;
         }
     }
 
@@ -125,7 +140,8 @@ impl Following {
         follower.tell(metrics);
         let fed = &follower.fed;
         let so_far = fed.progress().watch_applied();
-        let gate = Arc::new(eraser.attach(follower.store.clone(), so_far, follower.is_strange));
+        let peers = fed.peers().clone();
+        let gate = Arc::new(eraser.attach(follower.store.clone(), so_far, peers, follower.is_strange));
         let applier = follower.feed(gate.clone(), journal, clock, config.retention, stop_applier.clone());
 
         let probe = every(PROBE_EVERY, &stop_jobs, {
@@ -148,9 +164,10 @@ impl Following {
             }
         });
         let (eraser, until) = (eraser.clone(), stop_jobs.clone());
-        let visit = async move { until.run_until_cancelled(eraser.keep_visiting(&gate)).await.unwrap_or(()) };
+        let visited = gate.clone();
+        let visit = async move { until.run_until_cancelled(eraser.keep_visiting(&visited)).await.unwrap_or(()) };
         let jobs = vec![probe, forget, tokio::spawn(visit)];
-        Running { follower, stop_applier, stop_jobs, applier, jobs }
+        Running { follower, gate, stop_applier, stop_jobs, applier, jobs }
     }
 
     async fn forget(&self, follower: &Follower) {
@@ -293,6 +310,25 @@ impl Stores for Following {
         Ok(())
     }
 
+    fn instance(&self) -> String {
+        self.house.journal.id().to_string()
+    }
+
+    fn dismiss(&self, instance: &str) -> Result<(), Unchanged> {
+        let followers: Vec<_> = self.state.lock().running.iter().map(|running| running.follower.clone()).collect();
+        let known: Vec<_> =
+            followers.iter().filter(|follower| follower.fed.peers().list().contains_key(instance)).collect();
+        if known.is_empty() {
+            return Err(Unchanged::NoSuchInstance);
+        }
+        let now = self.house.clock.now();
+        if known.iter().all(|follower| !follower.fed.peers().dismiss(instance, now)) {
+            return Err(Unchanged::InstanceIsThere);
+        }
+        info!(instance, "dismissed: nobody waits for what it accepted any more");
+        Ok(())
+    }
+
     async fn detach(self: Arc<Self>, name: String) -> Result<(), Unchanged> {
         let _turn = self.turn.lock().await;
         let mut roll = self.state.lock().roll.clone();
@@ -310,7 +346,7 @@ impl Stores for Following {
             return Err(Unchanged::Needed);
         }
         self.note(&roll).await?;
-        let Running { stop_applier, stop_jobs, applier, jobs, .. } = {
+        let Running { gate, stop_applier, stop_jobs, applier, jobs, .. } = {
             let mut state = self.state.lock();
             state.roll = roll;
             state.running.remove(number)
@@ -325,6 +361,9 @@ impl Stores for Following {
         for job in jobs {
             let _ = job.await;
         }
+        // Whoever goes on answering from it lacks what we accept from now on.
+        let now = self.house.clock.now();
+        self.house.eraser.leave(&gate, Standing::Behind(Some(now))).await;
         self.house.eraser.detach(name);
         self.house.metrics.forget_store(name);
         info!(store = name, at = %choice, "detached");
@@ -341,18 +380,22 @@ impl Following {
     async fn remove_notes(&self, name: &'static str, choice: &StoreChoice) -> io::Result<()> {
         let House { config, journal, .. } = &self.house;
         let (dir, checkpoint) = (config.data_dir.clone(), journal.checkpoint(name));
+        let instances = instances_file(&dir, name);
         let is_embedded = *choice == StoreChoice::Embedded;
         let remove = move || {
             checkpoint.remove()?;
             DeadLetters::of(&dir, name).take_out(|_| true)?;
-            if !is_embedded {
-                return Ok(());
-            }
-            match fs::remove_dir_all(embedded_dir(&dir)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            }
+            if_there(fs::remove_file(instances))?;
+            if is_embedded { if_there(fs::remove_dir_all(embedded_dir(&dir))) } else { Ok(()) }
         };
         spawn_blocking(remove).await.map_err(io::Error::other)?
+    }
+}
+
+/// What is not there need not be removed.
+fn if_there(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::config::{IndexConfig, SecretUrl, StoreChoice};
 use crate::health::Fed;
 use crate::journal::{Journal, replace};
+use crate::peers::{Others, Peers};
 use crate::query::{IndexState, Label, Sight, Source};
 use crate::store::audited::Audited;
 use crate::store::embedded::EmbeddedStore;
@@ -111,9 +112,13 @@ impl Follower {
         let progress = Arc::new(Progress::new(journal.committed()));
         let told = progress.clone();
         let store: Arc<dyn Store> = Arc::new(Audited::new(Arc::new(measured), move |offset| told.lost(offset)));
-        let source = Arc::new(Source::new(store.clone(), label(&progress, &store)));
+        let peers = Arc::new(peers((name, &store), &progress, config, journal)?);
+        if redis.is_none() {
+            peers.alone();
+        }
+        let source = Arc::new(Source::new(store.clone(), label(&progress, &store, &peers)));
         let is_strange = journal.checkpoint(name).read()?.is_none();
-        Ok(Self { name, store, fed: Fed::new(source, progress), is_strange, redis })
+        Ok(Self { name, store, fed: Fed::new(source, progress, peers), is_strange, redis })
     }
 
     /// Its figures are told at every scrape, as long as it is there.
@@ -163,18 +168,46 @@ impl Follower {
     }
 }
 
-/// What the applier's progress, and what of the store can be asked, make of an answer.
-fn label(progress: &Arc<Progress>, store: &Arc<dyn Store>) -> Label {
-    let (progress, store) = (progress.clone(), store.clone());
+/// Where it is noted which instances are on the store of this name.
+pub(super) fn instances_file(data_dir: &Path, name: &str) -> PathBuf {
+    data_dir.join(format!("instances-{name}"))
+}
+
+/// The other instances on a store, as they were noted.
+fn peers(
+    (name, store): (&str, &Arc<dyn Store>),
+    progress: &Arc<Progress>,
+    config: &IndexConfig,
+    journal: &Journal,
+) -> anyhow::Result<Peers> {
+    let path = instances_file(&config.data_dir, name);
+    let noted = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidData) => {
+            String::new()
+        }
+        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
+    };
+    let (own, note) = (journal.id().to_string(), move |text: &str| replace(&path, text));
+    Ok(Peers::new(own, store.clone(), progress.clone(), config.retention, &noted, note))
+}
+
+/// What the applier's progress, what of the store can be asked, and the other instances make of an answer.
+fn label(progress: &Arc<Progress>, store: &Arc<dyn Store>, peers: &Arc<Peers>) -> Label {
+    let (progress, store, peers) = (progress.clone(), store.clone(), peers.clone());
     Label::from_fn(move || {
-        let is_partial = store.is_partial();
+        let (is_partial, losses) = (store.is_partial(), progress.losses());
         let state = match progress.wholeness() {
             _ if is_partial => IndexState::Partial { as_of: None },
-            Wholeness::Whole => IndexState::Complete,
+            Wholeness::Whole => match peers.others(losses) {
+                Others::Whole => IndexState::Complete,
+                Others::Behind(as_of) => IndexState::Rebuilding { as_of },
+                Others::Missing(as_of) => IndexState::Partial { as_of },
+            },
             Wholeness::Behind(as_of) => IndexState::Rebuilding { as_of },
             Wholeness::Lacking(as_of) => IndexState::Partial { as_of },
         };
-        Sight { state, losses: progress.losses() }
+        Sight { state, losses }
     })
 }
 

@@ -3,13 +3,12 @@
 //! Here, and not in the applier, for it does not matter who brings points, why, or from which part of the journal.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::{Follower, Shared};
 use crate::model::{DriverId, Fix, Hour, Offset, Timestamp};
-use crate::store::{Applied, Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
+use crate::store::{Applied, Batch, Board, Located, Near, NearbyQuery, Page, Store, StoreError, Visit, Window};
 
 /// A store whose `apply` leaves out what is to be erased, and refuses as long as it cannot know what that is.
 pub struct Gate {
@@ -77,8 +76,8 @@ impl Store for Gate {
         self.store().erase(driver).await
     }
 
-    async fn board(&self, lines: &[Line], keep: Duration) -> Result<Option<Board>, StoreError> {
-        self.store().board(lines, keep).await
+    async fn board(&self, visit: Visit<'_>) -> Result<Option<Board>, StoreError> {
+        self.store().board(visit).await
     }
 
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {

@@ -33,7 +33,8 @@ pub use self::gate::Gate;
 use crate::clock::Clock;
 use crate::journal::{AppendError, Erasure, Journal, Reach, Reader, Record, Stage};
 use crate::model::{DriverId, MAX_AHEAD_MS, Point, Timestamp, Tombstone};
-use crate::store::{Applied, BOARD_LAPSE, Batch, Board, Line, Located, Store, StoreError, Window};
+use crate::peers::Peers;
+use crate::store::{Applied, BOARD_LAPSE, Batch, Board, Line, Located, Standing, Store, StoreError, Visit, Window};
 
 /// How long whoever asks for an erasure waits for its end: longer than it takes to notice that an instance is away.
 pub const PATIENCE: Duration = Duration::from_secs(8);
@@ -113,6 +114,7 @@ struct Follower {
     gate: RwLock<()>,
     lease: watch::Sender<Lease>,
     heard: Mutex<Board>,
+    peers: Arc<Peers>,
     /// What lies there was not written under the eyes of this journal: it may hold who was erased meanwhile.
     is_strange: AtomicBool,
 }
@@ -192,14 +194,21 @@ impl Eraser {
 
     /// From now on `store` is erased in too; `applied` tells how far it follows the journal. The store as whoever puts
     /// points in must see it: nothing passes that is to be erased, and nothing at all before [`Self::keep_visiting`]
-    /// runs. One that `is_strange` may hold what it was given before, by whomever.
-    pub fn attach(&self, store: Arc<dyn Store>, applied: watch::Receiver<Reach>, is_strange: bool) -> Gate {
+    /// runs. One that `is_strange` may hold what it was given before, by whomever. `peers` is told who is there.
+    pub fn attach(
+        &self,
+        store: Arc<dyn Store>,
+        applied: watch::Receiver<Reach>,
+        peers: Arc<Peers>,
+        is_strange: bool,
+    ) -> Gate {
         let follower = Arc::new(Follower {
             store,
             applied,
             gate: RwLock::new(()),
             lease: watch::Sender::new(Lease::Never),
             heard: Mutex::default(),
+            peers,
             is_strange: AtomicBool::new(is_strange),
         });
         self.0.followers.lock().push(follower.clone());
@@ -247,7 +256,7 @@ impl Eraser {
         let mut asked = self.0.visit.subscribe();
         let mut failed = false;
         loop {
-            match self.visit(follower).await {
+            match self.visit(follower, None).await {
                 Ok(()) => failed = false,
                 Err(error) if !failed => {
                     failed = true;
@@ -256,6 +265,13 @@ impl Eraser {
                 Err(_) => {}
             }
             let _ = tokio::time::timeout(VISIT_EVERY, asked.changed()).await;
+        }
+    }
+
+    /// The last visit to the board of the store behind `gate`, to say how this instance stands as it goes.
+    pub async fn leave(&self, gate: &Gate, standing: Standing) {
+        if let Err(error) = self.visit(gate.follower(), Some(standing)).await {
+            warn!(store = gate.follower().store.name(), %error, "the others cannot be told that this instance goes");
         }
     }
 
@@ -293,19 +309,22 @@ impl Eraser {
         KEEP.max(self.0.retention * 2)
     }
 
-    async fn visit(&self, follower: &Follower) -> Result<(), Failure> {
+    async fn visit(&self, follower: &Follower, last: Option<Standing>) -> Result<(), Failure> {
         let Shared { journal, clock, work, .. } = &*self.0;
-        let Follower { store, lease, heard, is_strange, .. } = follower;
+        let Follower { store, lease, heard, peers, is_strange, .. } = follower;
         if is_strange.load(Ordering::Relaxed) {
             self.sweep(follower).await?;
             is_strange.store(false, Ordering::Relaxed);
         }
         let began = Instant::now();
         let lines: Vec<Line> = self.lines(follower).into_iter().collect();
-        let Some(board) = store.board(&lines, self.keep()).await? else {
+        let (losses, standing) = (peers.losses(), last.unwrap_or_else(|| peers.standing()));
+        let visit = Visit { lines: &lines, keep: self.keep(), standing: Some(standing) };
+        let Some(board) = store.board(visit).await? else {
             lease.send_replace(Lease::Forever);
             return Ok(());
         };
+        self.hear(follower, &board, losses).await;
         let known: BTreeSet<Tombstone> = journal.erasures().iter().map(|erasure| erasure.tombstone).collect();
         let oldest = clock.now().plus_ms(-(self.keep().as_millis() as i64) - MARGIN_MS);
         for line in board.lines.iter().filter(|line| line.at >= oldest) {
@@ -324,6 +343,26 @@ impl Eraser {
         Ok(())
     }
 
+    /// Tells `peers` who is there.
+    async fn hear(&self, Follower { store, peers, .. }: &Follower, board: &Board, losses: u64) {
+        let before = peers.trouble();
+        let to_keep = peers.heard(board, losses, self.0.clock.now());
+        match peers.trouble() {
+            Some(trouble) if before.as_ref() != Some(&trouble) => warn!(store = store.name(), "{trouble}"),
+            None if before.is_some() => {
+                info!(store = store.name(), "all other instances are back, or not missed any more");
+            }
+            _ => {}
+        }
+        let Some(text) = to_keep else { return };
+        let keeper = peers.clone();
+        match spawn_blocking(move || keeper.keep(&text)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(store = store.name(), %error, "who else is on the store could not be noted"),
+            Err(_) => warn!(store = store.name(), "noting who else is on the store panicked"),
+        }
+    }
+
     /// Erases in a store that comes from elsewhere, or comes back after a time without us, whoever was erased meanwhile.
     /// Where another instance is there already, it has done so: its erasures are ours.
     async fn sweep(&self, follower: &Follower) -> Result<(), Failure> {
@@ -332,7 +371,8 @@ impl Eraser {
         if erasures.is_empty() {
             return Ok(());
         }
-        let Some(board) = follower.store.board(&[], self.keep()).await? else { return Ok(()) };
+        let visit = Visit { lines: &[], keep: self.keep(), standing: None };
+        let Some(board) = follower.store.board(visit).await? else { return Ok(()) };
         let own = journal.id().to_string();
         if board.instances.iter().any(|instance| *instance != own) {
             return Ok(());
@@ -370,6 +410,7 @@ impl Eraser {
     fn lines(&self, follower: &Follower) -> BTreeSet<Line> {
         let journal = &self.0.journal;
         let mut lines: BTreeSet<Line> = follower.heard.lock().lines.iter().cloned().collect();
+        lines.extend(follower.peers.lines());
         for Erasure { tombstone, at, stage, driver, .. } in journal.erasures() {
             lines.insert(Word::Erase(tombstone).line(at));
             if stage >= Stage::Scrubbed && driver.is_none() {

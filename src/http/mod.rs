@@ -26,6 +26,7 @@ mod edge;
 mod erase;
 mod health;
 mod ingest;
+mod instances;
 mod linger;
 mod metrics;
 mod params;

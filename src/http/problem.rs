@@ -193,13 +193,14 @@ impl Problem {
 fn class_of_unchanged(unchanged: &Unchanged) -> (StatusCode, &'static str, &'static str) {
     match unchanged {
         Unchanged::UrlWrong(_) => (StatusCode::BAD_REQUEST, "invalid_parameter", "Invalid parameter"),
-        Unchanged::NoSuchStore => (StatusCode::NOT_FOUND, "not_found", "Not found"),
+        Unchanged::NoSuchStore | Unchanged::NoSuchInstance => (StatusCode::NOT_FOUND, "not_found", "Not found"),
         Unchanged::Unreachable => (StatusCode::CONFLICT, "store_unreachable", "Store unreachable"),
         Unchanged::Attached => (StatusCode::CONFLICT, "store_attached", "Store attached already"),
         Unchanged::Foreign => (StatusCode::CONFLICT, "store_foreign", "Another fleet's store"),
         Unchanged::TooMany => (StatusCode::CONFLICT, "too_many_stores", "Too many stores"),
         Unchanged::TakesReads => (StatusCode::CONFLICT, "store_takes_reads", "Store takes reads"),
         Unchanged::Needed => (StatusCode::CONFLICT, "store_needed", "Store needed"),
+        Unchanged::InstanceIsThere => (StatusCode::CONFLICT, "instance_is_there", "Instance is there"),
         Unchanged::NotNoted => (StatusCode::SERVICE_UNAVAILABLE, "stores_not_noted", "Stores not noted"),
     }
 }
@@ -217,6 +218,8 @@ fn detail_of_unchanged(unchanged: &Unchanged) -> String {
         Unchanged::TooMany => "there are as many stores as there may be; detach one first".into(),
         Unchanged::TakesReads => "the store has a share of the reads; give it to another one first".into(),
         Unchanged::Needed => "no other store is whole; wait until one is".into(),
+        Unchanged::NoSuchInstance => "no other instance has this id; GET /v1/admin/instances lists them".into(),
+        Unchanged::InstanceIsThere => "the instance is at work; only one that is away can be dismissed".into(),
         Unchanged::NotNoted => "the change could not be kept on disk; nothing was changed".into(),
     }
 }

@@ -6,7 +6,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{MethodRouter, delete, get, patch, post};
 use axum::{Extension, Router, middleware};
 
-use super::{Service, edge, erase, health, ingest, metrics, query, stores};
+use super::{Service, edge, erase, health, ingest, instances, metrics, query, stores};
 
 /// The most bytes of a body that asks for a change of the stores.
 const MAX_WISH_BYTES: usize = 16 * 1_024;
@@ -25,7 +25,7 @@ pub(crate) enum Scope {
 }
 
 /// Every path, what a caller needs for it, and what answers.
-fn routes(service: &Arc<Service>) -> [(&'static str, Scope, MethodRouter<Arc<Service>>); 16] {
+fn routes(service: &Arc<Service>) -> [(&'static str, Scope, MethodRouter<Arc<Service>>); 18] {
     let query = |handler: MethodRouter<Arc<Service>>| {
         handler.layer(middleware::from_fn_with_state(service.clone(), query::label_every_answer))
     };
@@ -50,6 +50,8 @@ fn routes(service: &Arc<Service>) -> [(&'static str, Scope, MethodRouter<Arc<Ser
             Scope::Admin,
             patch(stores::change).delete(stores::detach).layer(DefaultBodyLimit::max(MAX_WISH_BYTES)),
         ),
+        ("/v1/admin/instances", Scope::Admin, get(instances::list)),
+        ("/v1/admin/instances/{id}", Scope::Admin, delete(instances::dismiss)),
         ("/health", Scope::Open, get(health::health)),
         ("/livez", Scope::Open, get(health::livez)),
         ("/readyz", Scope::Open, get(health::readyz)),

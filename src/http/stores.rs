@@ -76,6 +76,12 @@ pub enum Unchanged {
     /// The change could not be kept on disk.
     #[error("the change could not be noted")]
     NotNoted,
+    /// Nobody knows of it.
+    #[error("no such instance")]
+    NoSuchInstance,
+    /// It is at work.
+    #[error("the instance is there")]
+    InstanceIsThere,
 }
 
 /// The stores that follow the journal, as they can be changed at run time. A change that has begun is carried out even
@@ -88,6 +94,10 @@ pub trait Stores: Send + Sync {
     async fn attach(self: Arc<Self>, url: String, shares: Shares) -> Result<&'static str, Unchanged>;
     /// Gives a store other shares.
     async fn change(self: Arc<Self>, name: String, shares: Shares) -> Result<(), Unchanged>;
+    /// The id of this instance's journal, by which others on its stores know it.
+    fn instance(&self) -> String;
+    /// Another instance will not come back: nobody waits for what it accepted any more.
+    fn dismiss(&self, instance: &str) -> Result<(), Unchanged>;
     /// Lets go of a store, and of all that is noted of it here. What it holds stays there, and expires.
     async fn detach(self: Arc<Self>, name: String) -> Result<(), Unchanged>;
 }
@@ -190,7 +200,7 @@ fn document(service: &Service) -> Document {
     Document { stores: service.stores.list().into_iter().map(row).collect() }
 }
 
-fn json(status: StatusCode, document: &impl Serialize) -> Response {
+pub(super) fn json(status: StatusCode, document: &impl Serialize) -> Response {
     let body = serde_json::to_vec(document).expect("strings and numbers always serialize");
     (status, [(CONTENT_TYPE, Form::Json.media_type())], body).into_response()
 }

@@ -4,12 +4,11 @@
 //! Never here: what a loss makes of an answer, or who makes up for it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::{Applied, Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
+use super::{Applied, Batch, Board, Located, Near, NearbyQuery, Page, Store, StoreError, Visit, Window};
 use crate::model::{DriverId, Fix, Hour, Offset, Timestamp};
 
 /// Wraps a store.
@@ -139,8 +138,8 @@ impl Store for Audited {
         self.0.inner.erase(driver).await
     }
 
-    async fn board(&self, lines: &[Line], keep: Duration) -> Result<Option<Board>, StoreError> {
-        self.0.inner.board(lines, keep).await
+    async fn board(&self, visit: Visit<'_>) -> Result<Option<Board>, StoreError> {
+        self.0.inner.board(visit).await
     }
 
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {

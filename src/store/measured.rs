@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
-use super::{Applied, Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
+use super::{Applied, Batch, Board, Located, Near, NearbyQuery, Page, Store, StoreError, Visit, Window};
 use crate::model::{DriverId, Fix, Hour, Offset, Timestamp};
 
 type Observe = dyn Fn(&'static str, Duration) + Send + Sync;
@@ -78,8 +78,8 @@ impl Store for Measured {
         self.time("erase", self.inner.erase(driver)).await
     }
 
-    async fn board(&self, lines: &[Line], keep: Duration) -> Result<Option<Board>, StoreError> {
-        self.time("board", self.inner.board(lines, keep)).await
+    async fn board(&self, visit: Visit<'_>) -> Result<Option<Board>, StoreError> {
+        self.time("board", self.inner.board(visit)).await
     }
 
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {

@@ -144,6 +144,41 @@ pub struct Line {
     pub at: Timestamp,
 }
 
+/// How much of what an instance accepted is in the store, as the instance says itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// All that it acknowledged before the freshness bound.
+    Whole,
+    /// All, and it is gone: it accepts nothing any more.
+    Left,
+    /// What it received up to this moment, if that is known; the rest is on its way.
+    Behind(Option<Timestamp>),
+    /// What it received up to this moment, if that is known; of the rest, all but what was refused.
+    Lacking(Option<Timestamp>),
+}
+
+/// What an instance brings to the board.
+#[derive(Clone, Copy, Debug)]
+pub struct Visit<'a> {
+    /// To be written, if they are not there.
+    pub lines: &'a [Line],
+    /// For how long each is kept, from its own moment.
+    pub keep: Duration,
+    /// How it stands; `None`: it only reads.
+    pub standing: Option<Standing>,
+}
+
+/// What an instance said when it was at the board.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attendance {
+    /// The id of its journal.
+    pub instance: String,
+    /// How long ago that was.
+    pub ago: Duration,
+    /// As it said; [`Standing::Behind`] if the store lost something since, and the instance has not been seen to know.
+    pub standing: Standing,
+}
+
 /// What an instance reads off the board.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Board {
@@ -151,6 +186,8 @@ pub struct Board {
     pub lines: Vec<Line>,
     /// The ids of the journals of all instances that wrote or read within [`BOARD_LAPSE`], this one included.
     pub instances: Vec<String>,
+    /// Of every instance that ever said how it stands, what it said last, as far as the store still has that.
+    pub roll: Vec<Attendance>,
 }
 
 /// An instance that was not at the board for this long is away. Whoever applies points makes sure that it was there
@@ -202,9 +239,9 @@ pub trait Store: Send + Sync + 'static {
     /// it that nothing of that is applied again.
     async fn erase(&self, driver: &DriverId) -> Result<(), StoreError>;
 
-    /// Writes `lines` on the board that all instances on this store share, if they are not there, each kept for
-    /// `keep` from its own moment; and reads what is there. `None`: nobody else uses this store.
-    async fn board(&self, lines: &[Line], keep: Duration) -> Result<Option<Board>, StoreError>;
+    /// Goes to the board that all instances on this store share, and reads what is there. `None`: nobody else uses this
+    /// store.
+    async fn board(&self, visit: Visit<'_>) -> Result<Option<Board>, StoreError>;
 
     /// The newest fix of a driver, if it lies in the window.
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError>;

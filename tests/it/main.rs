@@ -24,6 +24,7 @@ mod naive_store;
 mod nearest_walk;
 mod oracle;
 mod partial;
+mod peers;
 mod points;
 mod quad;
 mod queries;

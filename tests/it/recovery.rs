@@ -13,7 +13,7 @@ use geotrail::clock::Clock;
 use geotrail::journal::{Journal, Options};
 use geotrail::model::{DriverId, Fix, Hour, Offset, Point, Position, Tags, Timestamp};
 use geotrail::store::embedded::{EmbeddedStore, Options as EmbeddedOptions};
-use geotrail::store::{Applied, Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
+use geotrail::store::{Applied, Batch, Board, Located, Near, NearbyQuery, Page, Store, StoreError, Visit, Window};
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::eventually;
@@ -328,8 +328,8 @@ impl Store for Fragile {
         self.inner.glance().await
     }
 
-    async fn board(&self, lines: &[Line], keep: Duration) -> Result<Option<Board>, StoreError> {
-        self.inner.board(lines, keep).await
+    async fn board(&self, visit: Visit<'_>) -> Result<Option<Board>, StoreError> {
+        self.inner.board(visit).await
     }
 
     fn is_partial(&self) -> bool {

@@ -48,9 +48,10 @@ const MAY_NAME: &[(&str, &[&str], &str)] = &[
     ),
     (
         "erasure",
-        &["model", "journal", "store", "clock"],
+        &["model", "journal", "store", "clock", "peers"],
         "it goes wherever points are, whoever brought them there and whoever asks",
     ),
+    ("peers", &["model", "store", "applier"], "how others stand is read off a store's board, and nowhere else"),
     ("fleet", &["model", "clock"], "it is a client: what it needs of the service it must get over HTTP"),
 ];
 

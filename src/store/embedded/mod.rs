@@ -36,7 +36,7 @@ use async_trait::async_trait;
 use self::disk::DiskError;
 use self::state::State;
 use self::upkeep::Shared;
-use super::{Applied, Batch, Board, Line, Located, Near, NearbyQuery, Page, Store, StoreError, When, Window};
+use super::{Applied, Batch, Board, Located, Near, NearbyQuery, Page, Store, StoreError, Visit, When, Window};
 use crate::model::{DriverId, Fix, Hour, Offset, Timestamp};
 
 /// Elements per hold of the lock.
@@ -237,7 +237,7 @@ impl Store for EmbeddedStore {
         self.blocking(move |shared| shared.erase(&driver)).await
     }
 
-    async fn board(&self, _lines: &[Line], _keep: Duration) -> Result<Option<Board>, StoreError> {
+    async fn board(&self, _visit: Visit<'_>) -> Result<Option<Board>, StoreError> {
         Ok(None)
     }
 

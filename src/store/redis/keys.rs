@@ -163,6 +163,16 @@ impl Keys {
         format!("{}:{{{copy}}}:instances", self.prefix).into()
     }
 
+    /// Hash: how each instance stands, by what it said at this copy of the board.
+    pub(super) fn roll(&self, copy: &str) -> Bytes {
+        format!("{}:{{{copy}}}:roll", self.prefix).into()
+    }
+
+    /// String: the number of the epoch, at this copy of the board.
+    pub(super) fn epoch(&self, copy: &str) -> Bytes {
+        format!("{}:{{{copy}}}:epoch", self.prefix).into()
+    }
+
     /// String: the id of the fleet whose data this is; in a cluster, under each of [`BOARDS`].
     pub(super) fn fleet(&self, copy: &str) -> Bytes {
         format!("{}:{{{copy}}}:id", self.prefix).into()

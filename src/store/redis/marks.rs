@@ -16,7 +16,7 @@ use std::fmt;
 use parking_lot::Mutex;
 
 use super::Index;
-use super::keys::Counted;
+use super::keys::{BOARDS, Counted};
 use super::link::{Command, Reply};
 use super::newest::corrupt;
 use super::outage::Lacks;
@@ -307,28 +307,35 @@ impl Index {
         Ok(self.marks.again.lock().tell())
     }
 
-    /// Whether the newest marks are still there, which a server that came back empty, was flushed, or took over with a
+    /// Whether the newest marks are still there and the epoch, which a server that came back empty, was flushed, or took over with a
     /// lag does not have; and nothing is known to be gone of which somebody has yet to be told.
     pub(super) async fn glance(&self) -> Result<bool, StoreError> {
         let expected = self.marks.newest();
         let mark = |shard| Command::on("HGET", self.keys.marks(shard)).arg(self.keys.instance());
+        let mut calls: Vec<Command> = expected.iter().map(|(shard, _)| mark(*shard)).collect();
+        // What only others had is missed by nobody else here.
+        calls.push(Command::on("GET", self.keys.epoch(BOARDS[0])));
         let lacks = Lacks::default();
-        let replies = self.replies(expected.iter().map(|(shard, _)| mark(*shard)).collect(), &lacks).await?;
+        let mut replies = self.replies(calls, &lacks).await?;
         self.given((), false, &lacks)?;
+        if let Some(epoch) = replies.pop().flatten().filter(|_| self.board.epoch() > 0) {
+            self.board.compare(epoch.decimal()?);
+        }
         for ((_, expected), reply) in expected.into_iter().zip(replies) {
             let Some(reply) = reply else { continue };
             if !Held::read(reply)?.is_some_and(|held| expected.is_in(&held)) {
                 return Ok(false);
             }
         }
-        Ok(self.marks.untold().is_none())
+        Ok(self.marks.untold().is_none() && !self.board.is_new() && !self.board.is_doubted())
     }
 
     /// The same of what was written since, a part each time; of everything as soon as anything is found missing, or
     /// somebody came back. And whether what is owed can be put in by now.
     pub(super) async fn audit(&self) -> Result<Option<Offset>, StoreError> {
         self.marks.again.lock().told = None;
-        if self.has_arrivals(self.link.arrivals()) {
+        let epoch = self.board.epoch();
+        if self.has_arrivals(self.link.arrivals()) || self.board.is_new() {
             self.compare_all(false).await?;
         }
         self.compare(self.marks.in_turn(), false).await?;
@@ -337,12 +344,17 @@ impl Index {
         }
         if self.marks.untold().is_some() {
             self.compare(self.marks.all(), false).await?;
+            self.board.renew();
         }
+        self.board.looked_at(epoch);
         let mut again = self.marks.again.lock();
         if let Some(from) = self.outage.collect(|shard| self.is_away(shard)) {
             again.note(from);
         }
-        Ok(again.tell())
+        match again.tell() {
+            None if self.board.is_doubted() => Err(StoreError::Unavailable("others' loss is not known yet".into())),
+            told => Ok(told),
+        }
     }
 
     /// Compares all there is with what those have who are there.

@@ -9,7 +9,7 @@
 //! - `apply` with `write.lua` writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua`
 //!   and what `density` remembers, `listing` with `list.lua`, `track` read; `forget` and `erase` remove.
 //! - `marks` with `count.lua` and `audit.lua` knows what should be there, and notices when it is not; `patrol` notices
-//!   lost tracks; `outage` knows what is owed and left out while a part of a cluster cannot be asked; `fleet` whose data
+//!   lost tracks; `board` is where instances meet; `outage` knows what is owed and left out while a part of a cluster cannot be asked; `fleet` whose data
 //!   it is.
 //!
 //! Never here: KEYS, SCAN, SMEMBERS, GEORADIUS, GEOSEARCH, DEL, FLUSH, or anything about the journal.
@@ -23,7 +23,6 @@ use async_trait::async_trait;
 
 use self::atlas::Atlas;
 use self::density::Density;
-use self::erase::ReadAll;
 use self::fleet::Recognised;
 use self::forget::Forgotten;
 use self::keys::{BOARDS, Keys};
@@ -32,11 +31,12 @@ use self::marks::Marks;
 use self::outage::Outage;
 use self::patrol::Patrol;
 use self::shard::{Layout, Shard};
-use super::{Applied, Batch, Board, FOREIGN, Line, Located, Near, NearbyQuery, Page, Store, StoreError, Window};
+use super::{Applied, Batch, Board, FOREIGN, Located, Near, NearbyQuery, Page, Store, StoreError, Visit, Window};
 use crate::model::{DriverId, Fix, Hour, MAX_AHEAD_MS, Offset, Resolution, Timestamp};
 
 mod apply;
 mod atlas;
+mod board;
 mod density;
 mod erase;
 mod fleet;
@@ -93,7 +93,6 @@ pub struct RedisStore {
     applied: AtomicU64,
     is_refused: AtomicBool,
     forgotten: Forgotten,
-    board_read: ReadAll,
     recognised: Recognised,
 }
 
@@ -116,6 +115,7 @@ struct Index {
     patrol: Patrol,
     erase: Script,
     visit: Script,
+    board: board::Known,
 }
 
 impl Index {
@@ -158,7 +158,8 @@ impl RedisStore {
             outage: Outage::default(),
             patrol: Patrol::default(),
             erase: Script::new(erase::ERASE),
-            visit: Script::new(erase::BOARD),
+            visit: Script::new(board::BOARD),
+            board: board::Known::default(),
         };
         index.link.settled(SETTLE).await;
         Ok(Self {
@@ -167,7 +168,6 @@ impl RedisStore {
             applied: AtomicU64::new(0),
             is_refused: AtomicBool::new(false),
             forgotten: Forgotten::default(),
-            board_read: ReadAll::default(),
             recognised: Recognised::default(),
         })
     }
@@ -299,8 +299,8 @@ impl Store for RedisStore {
         self.writing(self.index.erase(driver)).await
     }
 
-    async fn board(&self, lines: &[Line], keep: Duration) -> Result<Option<Board>, StoreError> {
-        self.writing(self.index.board(lines, keep, &self.board_read)).await.map(Some)
+    async fn board(&self, visit: Visit<'_>) -> Result<Option<Board>, StoreError> {
+        self.writing(self.index.at_board(visit)).await.map(Some)
     }
 
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {
