@@ -1,6 +1,7 @@
 # make run    the service and a fleet to look at
 # make test   everything that must hold before a change is taken
 # make bench  the measurements of single steps
+# make instructions  what the hottest of those steps take, counted: the same however busy the machine is
 # make traces TRACES="FILE..."  what recorded traces cost, end to end, with each store
 # make scale SIZES="20000 100000 1000000"  what fleets of these sizes cost Redis, beside a bare client
 # make loadtest LOAD="--mix dispatch --limit-ms 3"  an open loop at a fixed rate; LOAD="--help" has what may be asked
@@ -24,7 +25,8 @@ POINTS ?= 200000
 TOOLS := target/tools
 DENY_VERSION := 0.20.2
 
-.PHONY: run test bench traces scale loadtest faults drill defects redis-server format lint docs licences advisories unit
+.PHONY: run test bench instructions traces scale loadtest faults drill defects redis-server format lint docs licences \
+	advisories unit
 
 run:
 	cargo build --release --locked
@@ -34,6 +36,9 @@ test: format lint docs licences advisories unit
 
 bench:
 	cargo bench --locked
+
+instructions:
+	./loadtest/instructions
 
 traces: redis-server
 	cargo build --release --locked

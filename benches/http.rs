@@ -1,6 +1,9 @@
 //! What a request costs the service: processor time of its process, user and system, for everything from the socket
 //! to the socket. Starts the service built by the same run, with the embedded store, and drives it over loopback.
-//! Prints a row for each fleet; asserts nothing. `cargo bench --bench http [DRIVERS...]`.
+//! Prints rows for each fleet; asserts nothing. `cargo bench --bench http [-- DRIVERS...]`.
+//!
+//! `BESIDE=FILE` drives another build of the service in the same run, in turns with the first: on a machine where others
+//! work too, the ratio of the two says what a change did.
 //!
 //! A closed loop: each connection sends when it has its answer. So rates are what this machine gives with the driver
 //! beside the service; the tail of an open loop is not told by this.
@@ -8,6 +11,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::ops::Range;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -15,55 +19,104 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Points in a batch of the bulk rows.
 const BATCH: u64 = 1_000;
-/// Requests in a row of questions.
-const ASKED: u64 = 4_000;
+/// Requests in a row of small ones. Processor time is told to 10 ms, so it takes some.
+const MANY: u64 = 16_000;
+/// Requests in a row of large ones.
+const FEW: u64 = 2_000;
+/// A row comes in so many parts, between which the services take turns.
+const PARTS: u64 = 4;
+
+/// Told to itself: be the bare service.
+const BARE: &str = "bare";
 
 fn main() {
+    if std::env::args().any(|arg| arg == BARE) {
+        return serve_bare();
+    }
     let sizes: Vec<u64> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
+    let mut binaries = vec![env!("CARGO_BIN_EXE_geotrail").to_owned()];
+    binaries.extend(std::env::var("BESIDE"));
     for drivers in if sizes.is_empty() { vec![20_000, 100_000] } else { sizes } {
-        fleet(drivers);
+        fleet(drivers, &binaries);
     }
 }
 
-fn fleet(drivers: u64) {
-    let service = Service::start();
+fn fleet(drivers: u64, binaries: &[String]) {
+    let services: Vec<Service> = binaries.iter().map(|binary| Service::start(binary)).collect();
+    let empty_kib = services[0].resident_kib();
     println!("fleet: {drivers} drivers");
-    let batches = |round: u64| {
+    let bulk = drivers.div_ceil(BATCH);
+    let batches = |from_round: u64, requests: u64| {
         move |request: u64| {
-            let first = request * BATCH;
-            post(&(first..first + BATCH).map(|driver| point(driver, round)).collect::<Vec<_>>())
+            let (round, first) = (from_round + request / bulk, request % bulk * BATCH);
+            let points: Vec<String> = (first..first + BATCH).map(|driver| point(driver, round)).collect();
+            post(&points, request + 1 == requests)
         }
     };
-    let rows = drivers.div_ceil(BATCH);
-    let points = (rows * BATCH) as f64;
-    let (cost, _) = service.drive(4, rows, batches(0));
-    println!("  ingest, batches of {BATCH}, every driver new    {:8.2} us a point", cost / points);
-    let (cost, took) = service.drive(4, rows, batches(1));
-    let rate = points / took.total.as_secs_f64();
-    println!(
-        "  ingest, batches of {BATCH}, every driver moves  {:8.2} us a point, {rate:.0} points/s",
-        cost / points
-    );
-    let (cost, took) =
-        service.drive(64, ASKED * 4, |request| post(&[point(request % drivers, 2 + request / drivers)]));
-    println!("  ingest, one point a request, 64 connections {:8.1} us a request, {took}", cost / (ASKED * 4) as f64);
-    let (floor, took) = service.drive(8, ASKED, |_| get("/livez"));
-    println!("  an empty answer                             {:8.1} us a request, {took}", floor / ASKED as f64);
-    for (radius_m, limit) in [(1_000, 10), (3_000, 10), (10_000, 10), (10_000, 1_000)] {
-        let (cost, took) = service.drive(8, ASKED, |request| {
+    let what = format!("ingest, batches of {BATCH}, every driver new");
+    row(&services, &what, ("point", BATCH as f64), (4, bulk), batches(0, bulk));
+    let what = format!("ingest, batches of {BATCH}, every driver moves");
+    let requests = bulk.max(FEW / 4);
+    row(&services, &what, ("point", BATCH as f64), (4, requests), batches(1, requests));
+    row(&services, "ingest, one point a request, 64 connections", ("request", 1.0), (64, MANY), |request| {
+        post(&[point(request % drivers, FEW + request / drivers)], request + 1 == MANY)
+    });
+    row(&[Service::bare()], "an empty handler of axum", ("request", 1.0), (8, MANY), |_| get("/livez"));
+    row(&services, "an empty answer", ("request", 1.0), (8, MANY), |_| get("/livez"));
+    for (radius_m, limit, requests) in
+        [(1_000, 10, MANY), (3_000, 10, MANY), (10_000, 10, MANY), (10_000, 1_000, FEW)]
+    {
+        let what = format!("nearby, limit {limit}, {} km", radius_m / 1_000);
+        row(&services, &what, ("request", 1.0), (8, requests), |request| {
             let (lat, lon) = place(&mut Random(request));
             get(&format!("/v1/nearby?lat={lat:.5}&lon={lon:.5}&radius_m={radius_m}&limit={limit}"))
         });
-        let per_request = cost / ASKED as f64;
-        println!(
-            "  nearby, limit {limit:>4}, {:>2} km                   {per_request:8.1} us a request, {took}",
-            radius_m / 1_000
-        );
     }
-    let (cost, took) = service
-        .drive(1, 5, |_| "GET /v1/active HTTP/1.1\r\nHost: bench\r\nAccept: application/x-ndjson\r\n\r\n".to_owned());
-    println!("  the whole fleet as NDJSON                   {:8.2} us a driver, {took}", cost / 5.0 / drivers as f64);
-    println!("  resident: {} MiB", service.resident_kib() >> 10);
+    let resident_kib = services[0].resident_kib();
+    let passes = (2_000_000 / drivers).max(PARTS);
+    row(&services, "the whole fleet as NDJSON", ("driver", drivers as f64), (1, passes), |_| {
+        "GET /v1/active HTTP/1.1\r\nHost: bench\r\nAccept: application/x-ndjson\r\n\r\n".to_owned()
+    });
+    println!(
+        "  resident: {} MiB before the first driver; {} B a driver more with them, {} B after the passes over all",
+        empty_kib >> 10,
+        ((resident_kib - empty_kib) << 10) / drivers,
+        ((services[0].resident_kib() - empty_kib) << 10) / drivers
+    );
+}
+
+/// Sends `requests` to each service, a part at a time in turns, and prints what one unit costs the first; with another
+/// one beside it, what it costs that one, and how many times that is.
+fn row(
+    services: &[Service],
+    what: &str,
+    (unit, units): (&str, f64),
+    (connections, requests): (u64, u64),
+    request: impl Fn(u64) -> String + Sync,
+) {
+    let mut all: Vec<(f64, Took)> = services.iter().map(|_| Default::default()).collect();
+    services.iter().for_each(Service::settle);
+    for part in 0..PARTS {
+        let numbers = requests * part / PARTS..requests * (part + 1) / PARTS;
+        for (service, (cost, took)) in services.iter().zip(&mut all) {
+            *cost += service.drive(connections, numbers.clone(), &request, took);
+        }
+    }
+    let per_unit: Vec<f64> = all.iter().map(|(cost, _)| cost / (requests as f64 * units)).collect();
+    let beside = per_unit
+        .get(1)
+        .map_or(String::new(), |other| format!(", beside it {other:.2}: {:.2} times", per_unit[0] / other));
+    println!("  {what:<48} {:8.2} us a {unit}{beside}; {}", per_unit[0], all[0].1);
+}
+
+fn serve_bare() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        println!("http://{}", listener.local_addr().expect("bound"));
+        let router = axum::Router::new().route("/livez", axum::routing::get(async || ()));
+        axum::serve(listener, router).await.expect("serves");
+    });
 }
 
 /// The service, in a directory of its own.
@@ -74,34 +127,59 @@ struct Service {
 }
 
 impl Service {
-    fn start() -> Self {
+    fn start(binary: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_geotrail"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(dir.path())
-            .env("RUST_LOG", "error")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("starts");
+        let mut command = Command::new(binary);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.path()).env("RUST_LOG", "error");
+        Self::run(&mut command, dir)
+    }
+
+    /// What there is to reach: an empty handler of the same library, and nothing else.
+    fn bare() -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("it runs"));
+        Self::run(command.arg(BARE), tempfile::tempdir().expect("a directory"))
+    }
+
+    fn run(command: &mut Command, dir: tempfile::TempDir) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("says where it listens");
         let address = line.trim().rsplit('/').next().expect("an address").to_owned();
         Self { child, address, _dir: dir }
     }
 
-    /// Sends `requests` over `connections`; the microseconds of processor time of the service, and the clock's.
-    fn drive(&self, connections: u64, requests: u64, request: impl Fn(u64) -> String + Sync) -> (f64, Took) {
-        let next = AtomicU64::new(0);
+    /// Waits until what came in before is written out, so that it does not count for what comes next.
+    fn settle(&self) {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(30) {
+            let before = self.processor_time();
+            thread::sleep(Duration::from_millis(300));
+            if self.processor_time().saturating_sub(before) <= Duration::from_millis(10) {
+                return;
+            }
+        }
+    }
+
+    /// Sends the requests of these numbers over `connections`, noting how long they took; the microseconds of processor
+    /// time of the service.
+    fn drive(
+        &self,
+        connections: u64,
+        numbers: Range<u64>,
+        request: &(impl Fn(u64) -> String + Sync),
+        took: &mut Took,
+    ) -> f64 {
+        let next = AtomicU64::new(numbers.start);
         let before = self.processor_time();
         let begun = Instant::now();
-        let mut each: Vec<Duration> = thread::scope(|scope| {
+        thread::scope(|scope| {
             let connection = || {
                 let mut stream = BufReader::new(TcpStream::connect(&self.address).expect("connects"));
                 stream.get_ref().set_nodelay(true).expect("a socket");
                 let mut took = Vec::new();
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= requests {
+                    if number >= numbers.end {
                         return took;
                     }
                     let bytes = request(number);
@@ -112,13 +190,10 @@ impl Service {
                 }
             };
             let all: Vec<_> = (0..connections).map(|_| scope.spawn(connection)).collect();
-            all.into_iter().flat_map(|one| one.join().expect("no connection fails")).collect()
+            took.each.extend(all.into_iter().flat_map(|one| one.join().expect("no connection fails")));
         });
-        let total = begun.elapsed();
-        each.sort_unstable();
-        let at = |share: f64| each[((each.len() - 1) as f64 * share) as usize];
-        let took = Took { total, p50: at(0.5), p99: at(0.99) };
-        (self.processor_time().saturating_sub(before).as_secs_f64() * 1e6, took)
+        took.total += begun.elapsed();
+        self.processor_time().saturating_sub(before).as_secs_f64() * 1e6
     }
 
     /// Of all threads, user and system, to 10 ms.
@@ -143,15 +218,20 @@ impl Drop for Service {
     }
 }
 
+/// How long requests took.
+#[derive(Default)]
 struct Took {
     total: Duration,
-    p50: Duration,
-    p99: Duration,
+    each: Vec<Duration>,
 }
 
 impl std::fmt::Display for Took {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "p50 {:?}, p99 {:?}", self.p50, self.p99)
+        let mut each = self.each.clone();
+        each.sort_unstable();
+        let at = |share: f64| each[((each.len() - 1) as f64 * share) as usize];
+        let rate = each.len() as f64 / self.total.as_secs_f64();
+        write!(f, "{rate:.0} requests/s, p50 {:.1?}, p99 {:.1?}", at(0.5), at(0.99))
     }
 }
 
@@ -193,11 +273,13 @@ fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n")
 }
 
-fn post(points: &[String]) -> String {
+/// One that waits is answered when what came before it is in the store too, so that its cost is in the row.
+fn post(points: &[String], waits: bool) -> String {
+    let query = if waits { "?wait=applied" } else { "" };
     let body = format!("[{}]", points.join(","));
     let length = body.len();
     format!(
-        "POST /v1/points HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        "POST /v1/points{query} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
     )
 }
 

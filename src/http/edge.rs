@@ -1,12 +1,13 @@
 //! What every request passes on its way in and every answer on its way out.
 
-use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt as _;
 use http::header::{CACHE_CONTROL, HOST, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, Method, Version};
 
@@ -16,12 +17,20 @@ use super::problem::Problem;
 /// The most bytes of all header fields together. A request of ours needs a few hundred.
 const MAX_FIELDS_BYTES: usize = 32 * 1_024;
 
-/// Outermost: times the answer, notes it, and seals it.
-pub(super) async fn observe(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
+/// Around everything: refuses what is not to be asked, survives what panics, times the answer, notes it, and seals it. One
+/// layer for all of that, because the library copies all layers within a layer for each request.
+pub(super) async fn pass(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let method = method_label(request.method());
     let matched = request.extensions().get::<MatchedPath>().cloned();
-    let mut response = next.run(request).await;
+    let mut response = match check_head(&request) {
+        Err(refusal) => refusal.into_response(),
+        // The panic itself is logged where it is caught first, by the hook of `telemetry::start_log`.
+        Ok(()) => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+            Ok(response) => response,
+            Err(_) => Problem::Internal.into_response(),
+        },
+    };
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
     let (status, took) = (response.status(), begun.elapsed());
     service.metrics.http_request(method, route, status.as_str(), took);
@@ -43,23 +52,17 @@ pub(super) fn seal(response: &mut Response) {
 }
 
 /// Refuses a head that the HTTP library lets pass and we do not.
-pub(super) async fn check_head(request: Request, next: Next) -> Response {
+fn check_head(request: &Request) -> Result<(), Problem> {
     let hosts = request.headers().get_all(HOST).iter().count();
     // RFC 9112, 3.2: exactly one in HTTP/1.1; HTTP/1.0 does not know it.
     let is_host_wrong = hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11);
     if is_host_wrong {
-        Problem::MalformedRequest.into_response()
+        Err(Problem::MalformedRequest)
     } else if fields_bytes(request.headers()) > MAX_FIELDS_BYTES {
-        Problem::HeadTooLarge.into_response()
+        Err(Problem::HeadTooLarge)
     } else {
-        next.run(request).await
+        Ok(())
     }
-}
-
-/// What is left of a handler that panicked. The panic itself is logged where it is caught first, by the hook of
-/// [`crate::telemetry::start_log`].
-pub(super) fn after_panic(_: Box<dyn Any + Send>) -> Response {
-    Problem::Internal.into_response()
 }
 
 /// The answer at a path that does not exist.

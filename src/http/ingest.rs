@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Service;
 use super::accept::Form;
+use super::carry_on::CarryOn;
 use super::params::Params;
 use super::points::{self, EnvelopeError, Format, MAX_BODY_BYTES, Rejected, Rules};
 use super::problem::Problem;
@@ -75,10 +76,8 @@ pub(super) async fn post_points(
     let end = if parsed.points.is_empty() {
         None
     } else {
-        // In a task of its own: a client that goes away takes its handler with it, but not the bookkeeping of points
-        // that are on disk by then.
-        let submitted = tokio::spawn(submit(service.clone(), parsed.points, now));
-        Some(submitted.await.map_err(|_| Problem::Internal)??)
+        // A client that goes away takes its handler with it, but not the bookkeeping of points that are on disk by then.
+        Some(CarryOn::new(submit(service.clone(), parsed.points, now)).await?)
     };
     for rejected in &parsed.rejected {
         service.metrics.point_rejected(rejected.defect.code());

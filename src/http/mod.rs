@@ -20,6 +20,7 @@ use crate::query::Queries;
 use crate::telemetry::Metrics;
 
 mod accept;
+mod carry_on;
 mod cursor;
 mod edge;
 mod erase;
@@ -32,7 +33,7 @@ mod params;
 pub mod points;
 mod problem;
 mod query;
-mod render;
+pub mod render;
 mod router;
 mod server;
 mod stores;

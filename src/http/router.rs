@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{MethodRouter, delete, get, patch, post};
 use axum::{Extension, Router, middleware};
-use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{Service, edge, erase, health, ingest, instances, metrics, query, stores};
 
@@ -67,8 +66,6 @@ pub fn router(service: Arc<Service>) -> Router {
         .fold(Router::new(), |router, (path, scope, handler)| router.route(path, handler.layer(Extension(scope))))
         .method_not_allowed_fallback(edge::method_not_allowed)
         .fallback(edge::no_such_route)
-        .layer(middleware::from_fn(edge::check_head))
-        .layer(CatchPanicLayer::custom(edge::after_panic))
-        .layer(middleware::from_fn_with_state(service.clone(), edge::observe))
+        .layer(middleware::from_fn_with_state(service.clone(), edge::pass))
         .with_state(service)
 }

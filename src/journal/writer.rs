@@ -1,7 +1,9 @@
 //! The one thread that writes.
 //!
 //! It takes everything that waits, writes it with one call, syncs it with one call, and only then answers everybody:
-//! the more arrive while the disk is busy, the more share the next sync.
+//! the more arrive while the disk is busy, the more share the next sync. Where small batches were seen to come together it
+//! lets more of them gather first, for a sync and all that follows it cost the same for one as for many; who is alone never
+//! waits.
 //!
 //! After a failed write or sync nobody can say what is on disk; a second sync of the same file may succeed without the
 //! lost bytes. So all who waited are told, the segment is never written again, its offsets and sequence numbers are
@@ -16,6 +18,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::FallocateFlags;
@@ -32,6 +35,10 @@ use super::{Committed, Shared};
 use crate::model::{Offset, Timestamp};
 
 const RETRY: Duration = Duration::from_secs(1);
+/// How long batches that come together gather.
+const GATHER: Duration = Duration::from_millis(1);
+/// Together they are small if they are no more than this: of larger ones the sync is the least cost.
+const SMALL_BYTES: usize = 64 << 10;
 /// Room a fresh segment must find, so that a full disk is noticed here and not by the next batch.
 const RESERVE_BYTES: u64 = 256 << 10;
 
@@ -56,6 +63,8 @@ pub(super) struct Writer {
     tried: Option<Instant>,
     /// Segments without a record. Only their headers matter, and only until the next one is on disk.
     empty: Vec<u64>,
+    /// What was last taken was several small batches.
+    gathers: bool,
     buffer: Vec<u8>,
 }
 
@@ -80,6 +89,7 @@ impl Writer {
             now,
             tried: None,
             empty: resume.empty.clone(),
+            gathers: false,
             buffer: Vec::new(),
         };
         writer.open_segment();
@@ -91,8 +101,13 @@ impl Writer {
         let _closed = CloseOnExit(Arc::clone(&self.shared));
         loop {
             self.open_segment();
+            if self.gathers {
+                thread::sleep(GATHER);
+            }
             let patience = self.active.is_none().then_some(RETRY);
             let Some(Work { batches, rolls }) = self.shared.queue.take(patience) else { break };
+            let bytes: usize = batches.iter().map(|batch| batch.bytes.len()).sum();
+            self.gathers = batches.len() > 1 && bytes <= SMALL_BYTES;
             self.commit(batches);
             if !rolls.is_empty() {
                 let next = self.roll();

@@ -25,6 +25,11 @@ impl Speed {
         f64::from(self.0) / Self::STEPS_PER_MPS
     }
 
+    /// Hundredths of a metre a second, without rounding.
+    pub const fn hundredths(self) -> u32 {
+        self.0 as u32 * 2
+    }
+
     /// Steps of 1/50 m/s, for encodings.
     pub const fn steps(self) -> u16 {
         self.0

@@ -55,6 +55,29 @@ impl Timestamp {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// Written as `2026-11-22T19:58:45.123Z`; `None` for years of other than four digits.
+    pub fn to_rfc3339(self) -> Option<[u8; 24]> {
+        let time = jiff::Timestamp::from_millisecond(self.0).ok()?;
+        let time = jiff::tz::Offset::UTC.to_datetime(time);
+        let (year, ms) = (u16::try_from(time.year()).ok()?, time.subsec_nanosecond() as u32 / 1_000_000);
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        let mut put = |at: usize, number: u32, digits: usize| {
+            let mut rest = number;
+            for digit in text[at..at + digits].iter_mut().rev() {
+                *digit += (rest % 10) as u8;
+                rest /= 10;
+            }
+        };
+        put(0, year.into(), 4);
+        put(5, time.month() as u32, 2);
+        put(8, time.day() as u32, 2);
+        put(11, time.hour() as u32, 2);
+        put(14, time.minute() as u32, 2);
+        put(17, time.second() as u32, 2);
+        put(20, ms, 3);
+        Some(text)
+    }
+
     /// Reads `2026-11-22T19:58:45.123+05:45`; fractions beyond milliseconds are cut.
     pub fn parse_rfc3339(text: &str) -> Result<Self, InvalidTime> {
         let bytes = text.as_bytes();
@@ -117,10 +140,10 @@ fn offset_s(zone: &[u8]) -> Result<i64, InvalidTime> {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match jiff::Timestamp::from_millisecond(self.0) {
-            Ok(time) => write!(f, "{time:.3}"),
-            // Years beyond 9999 have no RFC 3339 form; no accepted point can be there.
-            Err(_) => write!(f, "{}ms", self.0),
+        match self.to_rfc3339() {
+            Some(text) => f.write_str(str::from_utf8(&text).expect("digits and what stands between them")),
+            // Other years have no RFC 3339 form; no accepted point can be there.
+            None => write!(f, "{}ms", self.0),
         }
     }
 }

@@ -31,6 +31,9 @@ impl Sources {
     /// In the order in which they are to be asked now, beginning with the one that is drawn.
     pub(super) fn drawn(&self) -> Vec<Arc<Source>> {
         let mut sources = Vec::clone(&self.0.load());
+        if sources.len() == 1 {
+            return sources;
+        }
         let lot = draw(sources.iter().map(|source| source.reads_percent()));
         let chosen = lot.map(|number| sources[number].clone());
         let is_chosen = |source: &Arc<Source>| chosen.as_ref().is_some_and(|chosen| Arc::ptr_eq(chosen, source));

@@ -14,7 +14,7 @@ use crate::http::Service;
 use crate::http::accept::Form;
 use crate::http::params::Params;
 use crate::http::problem::Problem;
-use crate::http::render::{self, Report};
+use crate::http::render;
 use crate::model::{DriverId, MAX_AHEAD_MS, Point, Timestamp};
 use crate::query::{Answer, Queries, QueryError};
 
@@ -30,8 +30,7 @@ pub(in crate::http) async fn latest(
     let require = ask::require(&params)?;
     let form = Form::negotiate(&headers, Form::SINGLE)?;
     let Answer { value: located, index } = fetch(&service, require, service.queries.latest(&driver)).await?;
-    let report = Report::of_driver(&located, service.queries.now());
-    Ok(respond(form, index, render::object(&report, index)))
+    Ok(respond(form, index, render::row(&located, index, service.queries.now())))
 }
 
 /// Where a driver was.

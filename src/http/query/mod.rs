@@ -52,7 +52,9 @@ async fn fetch<T>(
         Require::Complete if index.is_degraded() => Err(Problem::IndexIncomplete),
         _ => Ok(index),
     };
-    check(service.queries.index_state())?;
+    if require == Require::Complete {
+        check(service.queries.index_state())?;
+    }
     match answer.await {
         Ok(Answer { value, index }) => Ok(Answer { value, index: check(index)? }),
         Err(QueryError::NotFoundYet(index)) => check(index).and(Err(QueryError::NotFoundYet(index).into())),
@@ -78,10 +80,13 @@ pub(super) async fn label_every_answer(
     next: Next,
 ) -> Response {
     let mut response = next.run(request).await;
+    if response.headers().contains_key(GEOTRAIL_INDEX) {
+        return response;
+    }
     let index = service.queries.index_state();
     // "Complete" beside "cannot be asked" would only confuse.
     if index.is_degraded() || !response.status().is_server_error() {
-        response.headers_mut().entry(GEOTRAIL_INDEX).or_insert(HeaderValue::from_static(index.word()));
+        response.headers_mut().insert(GEOTRAIL_INDEX, HeaderValue::from_static(index.word()));
     }
     response
 }

@@ -3,6 +3,7 @@
 //! Everything is written straight into bytes; no tree of values is built.
 
 mod cells;
+mod decimal;
 mod rows;
 
 use serde::ser::SerializeMap;
@@ -12,10 +13,9 @@ use crate::model::{DriverId, Timestamp};
 use crate::query::IndexState;
 
 pub(crate) use cells::CellCount;
-pub(crate) use rows::Report;
 
 /// A row of a list, in its two forms.
-pub(crate) trait Row {
+pub trait Row {
     /// As an element of a JSON list.
     fn write_json(&self, now: Timestamp, out: &mut Vec<u8>);
     /// As a `GeoJSON` feature.
@@ -76,12 +76,20 @@ pub(crate) fn feature_collection<R: Row>(rows: &[R], tail: &Tail, now: Timestamp
 }
 
 /// Rows, each as a line of JSON.
-pub(crate) fn lines<R: Row>(rows: &[R], now: Timestamp) -> Vec<u8> {
+pub fn lines<R: Row>(rows: &[R], now: Timestamp) -> Vec<u8> {
     let mut out = Vec::with_capacity(rows.len() * 192);
     for row in rows {
         row.write_json(now, &mut out);
         out.push(b'\n');
     }
+    out
+}
+
+/// One row as a JSON object, and how whole the answer is.
+pub(crate) fn row(row: &impl Row, index: IndexState, now: Timestamp) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    row.write_json(now, &mut out);
+    append(&Tail { more: More::Nothing, index }, &mut out);
     out
 }
 

@@ -1,118 +1,117 @@
-//! The rows that drivers and their points are.
+//! The rows that drivers and their points are. They are written by hand: their numbers are whole steps of powers of ten,
+//! and nothing in them needs an escape.
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use super::{Moment, Row, write};
-use crate::model::{Accuracy, DriverId, Fix, Heading, Point, Position, Speed, Tags, Timestamp};
+use super::decimal::{write_decimal, write_moment};
+use super::{Row, write};
+use crate::model::{Accuracy, DriverId, Fix, Heading, Point, Speed, Timestamp};
 use crate::store::{Located, Near};
 
-/// A DRIVER or a POINT of the contract; without its place, the properties of its feature.
-#[derive(Serialize)]
-pub(crate) struct Report<'a> {
-    driver_id: &'a str,
-    ts: Moment,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    age_s: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lat: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lon: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    speed_mps: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    heading_deg: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    accuracy_m: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tags: Option<TagList<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    distance_m: Option<f64>,
+/// A DRIVER or a POINT of the contract.
+#[derive(Clone, Copy)]
+struct Report<'a> {
+    driver: &'a DriverId,
+    fix: &'a Fix,
+    age_ms: Option<i64>,
+    distance_mm: Option<i64>,
 }
 
 impl<'a> Report<'a> {
-    /// A DRIVER: where it was and how long ago that is. A fix ahead of now is of now.
-    pub(crate) fn of_driver(located: &'a Located, now: Timestamp) -> Self {
-        let age_ms = now.ms_since(located.fix.ts).max(0);
-        Self { age_s: Some(age_ms as f64 / 1_000.0), ..Self::of_point(&located.driver, &located.fix) }
+    const fn of_point(driver: &'a DriverId, fix: &'a Fix) -> Self {
+        Self { driver, fix, age_ms: None, distance_mm: None }
     }
 
-    fn of_point(driver: &'a DriverId, fix: &'a Fix) -> Self {
-        Self {
-            driver_id: driver.as_str(),
-            ts: Moment(fix.ts),
-            age_s: None,
-            lat: Some(fix.position.lat()),
-            lon: Some(fix.position.lon()),
-            speed_mps: fix.speed.map(Speed::mps),
-            heading_deg: fix.heading.map(Heading::deg),
-            accuracy_m: fix.accuracy.map(Accuracy::m),
-            tags: (!fix.tags.is_empty()).then_some(TagList(&fix.tags)),
-            distance_m: None,
-        }
+    /// A DRIVER: where it was and how long ago that is. A fix ahead of now is of now.
+    fn of_driver(located: &'a Located, now: Timestamp) -> Self {
+        let age_ms = now.ms_since(located.fix.ts).max(0);
+        Self { age_ms: Some(age_ms), ..Self::of_point(&located.driver, &located.fix) }
     }
 
     fn of_near(near: &'a Near, now: Timestamp) -> Self {
-        // Rounded to the millimetre: the digits beyond are noise of the arithmetic.
-        let distance_m = (near.distance_m * 1_000.0).round() / 1_000.0;
-        Self { distance_m: Some(distance_m), ..Self::of_driver(&near.located, now) }
+        // To the millimetre: the digits beyond are noise of the arithmetic.
+        let distance_mm = (near.distance_m * 1_000.0).round() as i64;
+        Self { distance_mm: Some(distance_mm), ..Self::of_driver(&near.located, now) }
+    }
+
+    fn write_json(self, out: &mut Vec<u8>) {
+        self.write(true, out);
+    }
+
+    /// As a feature; its place goes from the properties into the geometry.
+    fn write_feature(self, out: &mut Vec<u8>) {
+        let position = self.fix.position;
+        out.extend_from_slice(br#"{"type":"Feature","geometry":{"type":"Point","coordinates":["#);
+        write_decimal(position.lon_e7().into(), 7, out);
+        out.push(b',');
+        write_decimal(position.lat_e7().into(), 7, out);
+        out.extend_from_slice(br#"]},"properties":"#);
+        self.write(false, out);
+        out.push(b'}');
+    }
+
+    fn write(self, has_place: bool, out: &mut Vec<u8>) {
+        let Self { driver, fix, age_ms, distance_mm } = self;
+        out.extend_from_slice(br#"{"driver_id":""#);
+        out.extend_from_slice(driver.as_str().as_bytes());
+        out.extend_from_slice(br#"","ts":""#);
+        write_moment(fix.ts, out);
+        out.push(b'"');
+        member(br#","age_s":"#, age_ms, 3, out);
+        if has_place {
+            member(br#","lat":"#, Some(fix.position.lat_e7()), 7, out);
+            member(br#","lon":"#, Some(fix.position.lon_e7()), 7, out);
+        }
+        member(br#","speed_mps":"#, fix.speed.map(Speed::hundredths), 2, out);
+        member(br#","heading_deg":"#, fix.heading.map(Heading::tenths), 1, out);
+        member(br#","accuracy_m":"#, fix.accuracy.map(Accuracy::dm), 1, out);
+        for (index, tag) in fix.tags.iter().enumerate() {
+            out.extend_from_slice(if index == 0 { br#","tags":[""# } else { br#"",""# });
+            out.extend_from_slice(tag.as_bytes());
+        }
+        if !fix.tags.is_empty() {
+            out.extend_from_slice(br#""]"#);
+        }
+        member(br#","distance_m":"#, distance_mm, 3, out);
+        out.push(b'}');
     }
 }
 
-struct TagList<'a>(&'a Tags);
-
-impl Serialize for TagList<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter())
+/// A member that is a number, if it is known: `steps` of ten to the minus `decimals`.
+fn member(name: &[u8], steps: Option<impl Into<i64>>, decimals: usize, out: &mut Vec<u8>) {
+    if let Some(steps) = steps {
+        out.extend_from_slice(name);
+        write_decimal(steps.into(), decimals, out);
     }
-}
-
-#[derive(Serialize)]
-struct Feature<G, P> {
-    r#type: &'static str,
-    geometry: G,
-    properties: P,
-}
-
-#[derive(Serialize)]
-struct Geometry {
-    r#type: &'static str,
-    coordinates: [f64; 2],
-}
-
-/// Writes what is at a position as a feature; its place goes from the properties into the geometry.
-fn write_at(position: Position, report: Report<'_>, out: &mut Vec<u8>) {
-    let geometry = Geometry { r#type: "Point", coordinates: [position.lon(), position.lat()] };
-    let properties = Report { lat: None, lon: None, ..report };
-    write(&Feature { r#type: "Feature", geometry, properties }, out);
 }
 
 impl Row for Located {
     fn write_json(&self, now: Timestamp, out: &mut Vec<u8>) {
-        write(&Report::of_driver(self, now), out);
+        Report::of_driver(self, now).write_json(out);
     }
 
     fn write_feature(&self, now: Timestamp, out: &mut Vec<u8>) {
-        write_at(self.fix.position, Report::of_driver(self, now), out);
+        Report::of_driver(self, now).write_feature(out);
     }
 }
 
 impl Row for Near {
     fn write_json(&self, now: Timestamp, out: &mut Vec<u8>) {
-        write(&Report::of_near(self, now), out);
+        Report::of_near(self, now).write_json(out);
     }
 
     fn write_feature(&self, now: Timestamp, out: &mut Vec<u8>) {
-        write_at(self.located.fix.position, Report::of_near(self, now), out);
+        Report::of_near(self, now).write_feature(out);
     }
 }
 
 impl Row for Point {
     fn write_json(&self, _: Timestamp, out: &mut Vec<u8>) {
-        write(&Report::of_point(&self.driver, &self.fix), out);
+        Report::of_point(&self.driver, &self.fix).write_json(out);
     }
 
     fn write_feature(&self, _: Timestamp, out: &mut Vec<u8>) {
-        write_at(self.fix.position, Report::of_point(&self.driver, &self.fix), out);
+        Report::of_point(&self.driver, &self.fix).write_feature(out);
     }
 }
 
@@ -124,6 +123,12 @@ impl Row for DriverId {
 
     fn write_feature(&self, _: Timestamp, out: &mut Vec<u8>) {
         #[derive(Serialize)]
+        struct Feature<'a> {
+            r#type: &'static str,
+            geometry: (),
+            properties: Who<'a>,
+        }
+        #[derive(Serialize)]
         struct Who<'a> {
             driver_id: &'a str,
         }
@@ -134,6 +139,7 @@ impl Row for DriverId {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Position, Tags};
 
     const NOW: Timestamp = Timestamp::from_ms(1_795_377_600_000);
 
@@ -203,12 +209,30 @@ mod tests {
     }
 
     #[test]
-    fn no_position_prints_more_than_seven_decimals() {
-        for e7 in [377_435_600, 1, -1, 850_511_287, 123_456_789, -377_749_301] {
-            let lat = Position::from_e7(e7, 0).unwrap().lat();
-            let printed = format!("{lat}");
-            let decimals = printed.split_once('.').map_or(0, |(_, decimals)| decimals.len());
-            assert!(decimals <= 7, "{printed}");
+    fn a_row_is_json_whose_numbers_are_those_of_the_model() {
+        for (e7, steps) in [(377_435_600, 0), (1, 1), (-1, 49), (850_511_287, 50_000), (-123_456_789, 333)] {
+            let fix = Fix {
+                position: Position::from_e7(e7, -e7).unwrap(),
+                speed: Speed::from_steps(steps),
+                heading: Heading::from_tenths(steps % 3_600),
+                accuracy: Accuracy::from_dm(steps.into()),
+                ..located(NOW).fix
+            };
+            let near = Near { located: Located { fix: fix.clone(), ..located(NOW) }, distance_m: f64::from(steps) };
+            let row: serde_json::Value = serde_json::from_str(&json(&near)).unwrap();
+            for (member, value) in [
+                ("lat", fix.position.lat()),
+                ("lon", fix.position.lon()),
+                ("speed_mps", fix.speed.unwrap().mps()),
+                ("heading_deg", fix.heading.unwrap().deg()),
+                ("accuracy_m", fix.accuracy.unwrap().m()),
+                ("distance_m", near.distance_m),
+            ] {
+                assert_eq!(row[member].as_f64(), Some(value), "{member} of {row}");
+            }
+            let feature: serde_json::Value = serde_json::from_str(&feature(&near)).unwrap();
+            assert_eq!(feature["geometry"]["coordinates"][1], row["lat"]);
+            assert_eq!(feature["properties"]["tags"], row["tags"]);
         }
     }
 }

@@ -3,13 +3,12 @@
 //! Everything else of the store knows drivers by number, 4 bytes, handed out from 0 and used again once a driver is
 //! forgotten. Ids are also kept in order, because that is the order every listing pages in.
 
-use std::collections::BTreeMap;
 use std::hash::BuildHasher;
-use std::ops::Bound;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
+use super::roster::Roster;
 use crate::model::{DriverId, Fix, Position, Timestamp};
 
 /// One driver.
@@ -36,7 +35,7 @@ pub(super) struct Fleet {
     slots: Vec<Option<Driver>>,
     free: Vec<u32>,
     by_id: HashTable<u32>,
-    in_order: BTreeMap<DriverId, u32>,
+    in_order: Roster,
     hasher: RandomState,
     newest_ts: Option<Timestamp>,
 }
@@ -90,12 +89,10 @@ impl Fleet {
             self.slots.resize_with(index + 1, || None);
         }
         let hash = self.hasher.hash_one(&id);
-        self.in_order.insert(id.clone(), number);
-        self.slots[index] = Some(Driver { id, newest });
-        let Self { slots, by_id, hasher, .. } = self;
-        by_id.insert_unique(hash, number, |number| {
-            hasher.hash_one(slots[*number as usize].as_ref().map(|driver| &driver.id).expect("taken"))
-        });
+        let Self { slots, by_id, in_order, hasher, .. } = self;
+        in_order.insert(number, &id, |number| id_in(slots, number));
+        slots[index] = Some(Driver { id, newest });
+        by_id.insert_unique(hash, number, |number| hasher.hash_one(id_in(slots, *number)));
     }
 
     /// Forgets the driver of a number, and frees it. Says where it last was.
@@ -107,12 +104,13 @@ impl Fleet {
 
     /// Forgets the driver of a number, and keeps that from others until it is given to [`Self::free`].
     pub(super) fn vacate(&mut self, number: u32) -> Option<Position> {
-        let driver = self.slots.get_mut(number as usize)?.take()?;
-        let hash = self.hasher.hash_one(&driver.id);
-        if let Ok(entry) = self.by_id.find_entry(hash, |other| *other == number) {
+        let Self { slots, by_id, in_order, hasher, .. } = self;
+        let id = &slots.get(number as usize)?.as_ref()?.id;
+        in_order.remove(number, id, |number| id_in(slots, number));
+        if let Ok(entry) = by_id.find_entry(hasher.hash_one(id), |other| *other == number) {
             entry.remove();
         }
-        self.in_order.remove(&driver.id);
+        let driver = slots[number as usize].take()?;
         if self.in_order.is_empty() {
             self.newest_ts = None;
         }
@@ -131,8 +129,8 @@ impl Fleet {
 
     /// Drivers after `after` in the order of ids.
     pub(super) fn after(&self, after: Option<&DriverId>) -> impl Iterator<Item = (&DriverId, u32)> + use<'_> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.in_order.range::<DriverId, _>((from, Bound::Unbounded)).map(|(id, number)| (id, *number))
+        let id_of = |number| id_in(&self.slots, number);
+        self.in_order.after(after, id_of).map(move |number| (id_of(number), number))
     }
 
     /// After somebody left who was not the one longest silent.
@@ -145,4 +143,9 @@ impl Fleet {
     pub(super) fn newest_ts(&self) -> Option<Timestamp> {
         self.newest_ts
     }
+}
+
+/// The id of a number that is known to be taken.
+fn id_in(slots: &[Option<Driver>], number: u32) -> &DriverId {
+    &slots[number as usize].as_ref().expect("tables name only taken slots").id
 }

@@ -1,6 +1,6 @@
 //! The store in this process: who is where in memory, history on disk.
 //!
-//! - `fleet` numbers the drivers and knows the newest fix of each; `quadtree` finds the nearest.
+//! - `fleet` numbers the drivers and knows the newest fix of each, `roster` keeps their order; `quadtree` finds the nearest.
 //! - `memtable` holds what arrived since the last write; `run` is what one write left of one hour; `manifest` says
 //!   which runs count and up to which offset of the journal they are complete. The journal is replayed from there.
 //! - `layers` is where everybody last was in the few hours of the past that are asked about.
@@ -20,6 +20,7 @@ mod manifest;
 mod memtable;
 mod number_set;
 mod quadtree;
+mod roster;
 mod run;
 mod state;
 mod upkeep;

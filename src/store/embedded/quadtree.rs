@@ -272,10 +272,13 @@ impl Square {
         first + (u32::MAX as u64 >> self.depth) as u32
     }
 
-    /// Of its parallels, the cosine of the one nearest to a pole.
+    /// No more than the cosine of that of its parallels which is nearest to a pole: the series cut off behind a term that
+    /// is taken away, too small by 5e-4 at 85 degrees and 1e-5 at 50.
     fn least_cos_lat(self) -> f64 {
         let (south, north) = (steps(self.corner.y), steps(self.last(self.corner.y)));
-        radians(south.abs().max(north.abs()).min(FULL_TURN / 4)).cos()
+        let lat = radians(south.abs().max(north.abs()).min(FULL_TURN / 4));
+        let square = lat * lat;
+        (1.0 - square / 2.0 * (1.0 - square / 12.0 * (1.0 - square / 30.0))).max(0.0)
     }
 }
 
@@ -309,13 +312,22 @@ impl Eye {
 
     /// No more than the haversine to a place, on a parallel of at least this cosine.
     fn h_to(&self, at: Spot, cos_lat: f64) -> f64 {
-        self.h(steps(at.y) - self.lat, steps(at.x) - self.lon, cos_lat)
+        let dlon = (steps(at.x) - self.lon).abs();
+        self.h(steps(at.y) - self.lat, dlon.min(FULL_TURN - dlon), cos_lat)
     }
 
+    /// Of differences within half a turn.
     fn h(&self, dlat: i64, dlon: i64, cos_lat: f64) -> f64 {
-        let (a, b) = ((radians(dlat) / 2.0).sin(), (radians(dlon) / 2.0).sin());
-        a.mul_add(a, self.cos_lat * cos_lat * b * b)
+        let (a, b) = (least_half_sin(dlat), least_half_sin(dlon));
+        a * a + self.cos_lat * cos_lat * b * b
     }
+}
+
+/// No farther from 0 than the sine of half of an angle within half a turn: the series cut off behind its second term, which
+/// for a few kilometres is all a float holds of it.
+fn least_half_sin(steps: i64) -> f64 {
+    let half = radians(steps) / 2.0;
+    half - half * half * half / 6.0
 }
 
 /// Signed steps of 1e-7 degrees.
