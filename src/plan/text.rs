@@ -100,9 +100,13 @@ impl Plan {
         if let Some(redis) = &self.redis {
             rows.extend(redis.rows());
         }
-        let rebuild: &[Figure] = if is_embedded { &[EMBEDDED_REBUILD] } else { &[] };
+        let rebuild = match (is_embedded, is_sharded) {
+            (true, _) => EMBEDDED_REBUILD,
+            (false, true) => REDIS_POINT_SHARDED,
+            (false, false) => REDIS_POINT,
+        };
         rows.extend([
-            row("newest hour again", time(self.newest_hour_again_s), "once the index is lost", rebuild),
+            row("newest hour again", time(self.newest_hour_again_s), "once the index is lost", &[rebuild]),
             row(
                 "each nearby",
                 format!("{} us", if is_embedded { EMBEDDED_NEARBY.value } else { REDIS_NEARBY.value }),
