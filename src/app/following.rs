@@ -109,19 +109,17 @@ impl Following {
     pub(super) async fn stop(&self) {
         let running = std::mem::take(&mut self.state.lock().running);
         self.stop_appliers.cancel();
-        let mut leaving = Vec::new();
-        let (appliers, jobs): (Vec<_>, Vec<_>) = running
-            .into_iter()
-            .map(|Running { follower, gate, applier, jobs, .. }| {
-                leaving.push((follower, gate));
-                (applier, jobs)
-            })
-            .unzip();
+        let (mut appliers, mut all_jobs, mut leaving) = (Vec::new(), Vec::new(), Vec::new());
+        for Running { follower, gate, applier, jobs, .. } in running {
+            appliers.push(applier);
+            all_jobs.extend(jobs);
+            leaving.push((follower, gate));
+        }
         if tokio::time::timeout(APPLY_THE_REST, futures_util::future::join_all(appliers)).await.is_err() {
             warn!("a store did not take the rest in time; it will be applied at the next start");
         }
         self.stop_jobs.cancel();
-        for job in jobs.into_iter().flatten() {
+        for job in all_jobs {
             // One that panicked has said so.
             let _ = job.await;
         }

@@ -41,14 +41,20 @@ pub(super) fn embedded_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("embedded")
 }
 
+/// What a file in the data directory says; nothing if it is not there, or was damaged into no text.
+fn noted(path: &Path) -> anyhow::Result<String> {
+    match std::fs::read_to_string(path) {
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidData) => {
+            Ok(String::new())
+        }
+        read => read.with_context(|| format!("{} cannot be read", path.display())),
+    }
+}
+
 /// The fleet that is noted in a data directory, or will be when a Redis is met. One for all stores of the process.
 pub(super) fn fleet(data_dir: &Path) -> anyhow::Result<Arc<Fleet>> {
     let path = data_dir.join("fleet");
-    let noted = match std::fs::read_to_string(&path) {
-        Ok(text) => Some(text.trim().to_owned()).filter(|id| !id.is_empty()),
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidData) => None,
-        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
-    };
+    let noted = Some(noted(&path)?.trim().to_owned()).filter(|id| !id.is_empty());
     Ok(Arc::new(Fleet::new(noted, move |id| replace(&path, &format!("{id}\n")))))
 }
 
@@ -181,13 +187,7 @@ fn peers(
     journal: &Journal,
 ) -> anyhow::Result<Peers> {
     let path = instances_file(&config.data_dir, name);
-    let noted = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidData) => {
-            String::new()
-        }
-        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
-    };
+    let noted = noted(&path)?;
     let (own, note) = (journal.id().to_string(), move |text: &str| replace(&path, text));
     Ok(Peers::new(own, store.clone(), progress.clone(), config.retention, &noted, note))
 }

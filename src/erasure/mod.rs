@@ -12,6 +12,9 @@
 //! Every step may be repeated, and a crash between two leads to repetition: what the note calls unfinished is taken up
 //! at the next start, and while a store is away for as long as that takes.
 //!
+//! The visits to the board that this takes are all that instances hear of each other, so they also carry how each stands
+//! ([`crate::peers`]).
+//!
 //! Never here: HTTP; what a segment looks like; a driver's id in a log.
 
 mod gate;
