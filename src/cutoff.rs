@@ -18,12 +18,19 @@ use crate::store::{Store, StoreError};
 /// How long a store's time is reckoned on from by the monotonic clock, which no jump moves, before it is asked again.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
+/// What a store said, and when.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    at: Instant,
+    time: Option<Timestamp>,
+}
+
 /// Tells what is over. Clones ask together.
 #[derive(Clone, Debug)]
 pub struct Cutoff {
     clock: Clock,
     retention: Duration,
-    told: Arc<Mutex<Option<(Instant, Option<Timestamp>)>>>,
+    told: Arc<Mutex<Option<Told>>>,
 }
 
 impl Cutoff {
@@ -43,12 +50,12 @@ impl Cutoff {
 
     async fn time_of(&self, store: &dyn Store) -> Result<Option<Timestamp>, StoreError> {
         let known = *self.told.lock();
-        if let Some((at, time)) = known.filter(|(at, _)| at.elapsed() < ASK_EVERY) {
+        if let Some(Told { at, time }) = known.filter(|told| told.at.elapsed() < ASK_EVERY) {
             return Ok(time.map(|time| time.plus_ms(at.elapsed().as_millis() as i64)));
         }
         // What the asking takes makes the store's time seem earlier, never later.
         let time = store.now().await?;
-        *self.told.lock() = Some((Instant::now(), time));
+        *self.told.lock() = Some(Told { at: Instant::now(), time });
         Ok(time)
     }
 }

@@ -145,17 +145,7 @@ impl Metrics {
                 &["client"],
             ),
             store_shares: store_shares(&registry),
-            clock_skew: register(
-                &registry,
-                GaugeVec::new(
-                    Opts::new(
-                        name("clock_skew_seconds"),
-                        "By how much this instance's clock is ahead of a store's, at least; what asking took is left out.",
-                    ),
-                    &["store"],
-                )
-                .expect(WELL_FORMED),
-            ),
+            clock_skew: clock_skew(&registry),
             shadow_answers: shadow_answers(&registry),
             vendor_expiry: register(
                 &registry,
@@ -326,6 +316,11 @@ fn store_shares(registry: &Registry) -> [IntGaugeVec; 2] {
             &["store"],
         ),
     ]
+}
+
+fn clock_skew(registry: &Registry) -> GaugeVec {
+    let help = "By how much this instance's clock is ahead of a store's, at least: what asking took is left out.";
+    register(registry, GaugeVec::new(Opts::new(name("clock_skew_seconds"), help), &["store"]).expect(WELL_FORMED))
 }
 
 fn shadow_answers(registry: &Registry) -> IntCounterVec {

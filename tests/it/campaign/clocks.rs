@@ -35,13 +35,17 @@ const PARKED: usize = 60;
 /// What phones may be ahead, and some seconds less.
 const PHONE_AHEAD_MS: i64 = 110_000;
 
+/// What comparing may take: what is over by then need not be there.
+const A_WHILE_MS: i64 = 60_000;
+
 struct Instance {
     service: Process,
     clock: SkewedClock,
 }
 
 pub(crate) async fn campaign(plan: &Plan) -> Value {
-    let Some(mut clocks) = AHEAD_S.iter().map(|ahead_s| SkewedClock::new(ahead_s * 1_000)).collect::<Option<Vec<_>>>()
+    let Some(mut clocks) =
+        AHEAD_S.iter().map(|ahead_s| SkewedClock::new(ahead_s * 1_000)).collect::<Option<Vec<_>>>()
     else {
         return json!({ "skipped": "there is no C compiler" });
     };
@@ -54,8 +58,9 @@ pub(crate) async fn campaign(plan: &Plan) -> Value {
         instances.push(Instance { service, clock });
     }
     let now = now_ms();
-    let of = |minutes: i64| (0..PARKED).map(move |n| at(&format!("parked-{n}"), now - minutes * 60_000 - n as i64 * 7));
-    let past: Vec<Report> = PARKED_AGO.into_iter().flat_map(of).collect();
+    let parked =
+        |minutes: i64| (0..PARKED).map(move |n| at(&format!("parked-{n}"), now - minutes * 60_000 - n as i64 * 7));
+    let past: Vec<Report> = PARKED_AGO.into_iter().flat_map(parked).collect();
     for (number, instance) in instances.iter().enumerate() {
         instance.service.report(&past.iter().skip(number).step_by(FAR).cloned().collect::<Vec<_>>()).await;
     }
@@ -67,10 +72,10 @@ pub(crate) async fn campaign(plan: &Plan) -> Value {
     for (Instance { service, .. }, ahead_s) in instances.iter().zip(AHEAD_S) {
         alarms_ms[ahead_s.to_string()] = json!(told(service, ahead_s).await);
     }
-    let refused = instances[1].service.try_post("/v1/points", &[at("moving-0", now_ms())]).await.expect("an answer");
-    assert_eq!(refused.json()["errors"][0]["code"], "ts_in_future", "who is behind says so: {refused:?}");
+    let answer = instances[1].service.try_post("/v1/points", &[at("moving-0", now_ms())]).await.expect("an answer");
+    assert_eq!(answer.json()["errors"][0]["code"], "ts_in_future", "who is behind says so: {answer:?}");
 
-    let seat = |number: usize| Seat { http: (*instances[number].service).clone(), ahead_s: AHEAD_S[number] };
+    let seat = |number: usize| seat(&instances[number].service, AHEAD_S[number]);
     let watch = Watch::on_all((0..AHEAD_S.len()).map(seat).collect(), plan.seed, 1, &past).await;
     let mut rng = StdRng::seed_from_u64(plan.seed);
     let mut sent = own_way(&instances, plan.skewed_for, &mut rng).await;
@@ -92,7 +97,7 @@ pub(crate) async fn campaign(plan: &Plan) -> Value {
     watch.for_a(plan.skewed_for).await;
     clock.set(0);
     told(&service, 0).await;
-    watch.returns(JUMPER, Seat { http: (*service).clone(), ahead_s: 0 });
+    watch.returns(JUMPER, seat(&service, 0));
     instances.push(Instance { service, clock });
     let last = instances.len() - 1;
     instances.swap(JUMPER, last);
@@ -117,8 +122,10 @@ pub(crate) async fn campaign(plan: &Plan) -> Value {
     assert_eq!(lost, 0, "of {} acknowledged points", sent.len());
     let mut compared = Vec::new();
     for number in [JUMPER, FAR] {
-        let until = now_ms() + AHEAD_S[number] * 1_000 + PHONE_AHEAD_MS;
-        let (points, wrong) = outcome::differences(&instances[number].service, &accepted, until).await;
+        let Instance { service, .. } = &instances[number];
+        let now = now_ms() + AHEAD_S[number] * 1_000;
+        let from = now - RETENTION_H * 3_600_000 + A_WHILE_MS;
+        let (points, wrong) = outcome::differences(service, &accepted, from, now + PHONE_AHEAD_MS).await;
         assert!(wrong.is_empty(), "instance {number}: {} differences, first: {}", wrong.len(), wrong[0]);
         compared.push(points);
     }
@@ -144,6 +151,11 @@ async fn serve(home: &Path, server: &RedisServer, clock: &SkewedClock) -> Proces
     Process::begin(home, command).await.expect("it starts")
 }
 
+fn seat(service: &Http, ahead_s: i64) -> Seat {
+    let keeps_ms = RETENTION_H * 3_600_000 - ahead_s * 1_000 - A_WHILE_MS;
+    Seat { http: service.clone(), ahead_s, keeps_ms }
+}
+
 /// Waits until an instance says how its clock stands, in `/health` if it is wrong and in its metrics; how long that took.
 async fn told(service: &Http, ahead_s: i64) -> u64 {
     let began = Instant::now();
@@ -156,7 +168,8 @@ async fn told(service: &Http, ahead_s: i64) -> u64 {
         };
         let is_said = words.map_or_else(|| !health.contains("this instance's clock"), |words| health.contains(words));
         let metrics = String::from_utf8(service.get("/metrics").await.body).expect("text");
-        let line = metrics.lines().find_map(|line| line.strip_prefix("geotrail_clock_skew_seconds{store=\"redis\"} "))?;
+        let line =
+            metrics.lines().find_map(|line| line.strip_prefix("geotrail_clock_skew_seconds{store=\"redis\"} "))?;
         let skew_s: f64 = line.parse().expect("a number");
         (is_said && (skew_s - ahead_s as f64).abs() < 1.0).then_some(())
     })

@@ -80,16 +80,17 @@ impl Fleet {
     async fn all_miss(&self, id: &str) -> bool {
         let misses = async |service: &Process| {
             let others = service.get("/v1/admin/instances").await.json()["others"].as_array().cloned();
-            let state = others.into_iter().flatten().find(|row| row["instance"] == id).map(|row| row["state"].clone());
+            let state =
+                others.into_iter().flatten().find(|row| row["instance"] == id).map(|row| row["state"].clone());
             match state.as_ref().and_then(Value::as_str) {
                 Some("missing") => says(service, "partial").await.map(|()| true),
                 Some("silent") => says(service, "complete").await.map(|()| false),
                 _ => None,
             }
         };
-        let all = self.there().map(async |service| {
-            eventually("that all know who is away", async || misses(service).await).await
-        });
+        let all = self
+            .there()
+            .map(async |service| eventually("that all know who is away", async || misses(service).await).await);
         join_all(all).await.into_iter().any(|is_missed| is_missed)
     }
 
@@ -150,7 +151,7 @@ pub(crate) async fn campaign(plan: &Plan) -> Value {
     assert_eq!(lost, 0, "of {} acknowledged points", sent.len());
     let mut compared = 0;
     for service in fleet.there() {
-        let (points, differences) = outcome::differences(service, &accepted, now_ms()).await;
+        let (points, differences) = outcome::differences(service, &accepted, 0, now_ms()).await;
         assert!(differences.is_empty(), "{} differences, first: {}", differences.len(), differences[0]);
         compared = points;
     }

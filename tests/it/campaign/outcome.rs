@@ -44,8 +44,8 @@ fn report(found: Found) -> Report {
 }
 
 /// Of what `oracle` has, all that an instance answers less of, or otherwise, in words; and how many points were compared.
-/// Hours are those that it still keeps, up to that of `until`.
-pub(crate) async fn differences(service: &Http, oracle: &Oracle, until: i64) -> (usize, Vec<String>) {
+/// It keeps tracks since `from`, and hours as long as any of them is kept; it knows of a future up to `until`.
+pub(crate) async fn differences(service: &Http, oracle: &Oracle, from: i64, until: i64) -> (usize, Vec<String>) {
     let (mut compared, mut wrong) = (0, Vec::new());
     let mut of_hours: BTreeMap<i64, BTreeMap<String, Seen>> = BTreeMap::new();
     for hour in oracle.hours().filter(|hour| *hour <= hour_of(until)) {
@@ -70,16 +70,15 @@ pub(crate) async fn differences(service: &Http, oracle: &Oracle, until: i64) -> 
     }
     let bounds = of_hours.first_key_value().zip(of_hours.last_key_value());
     let Some(((first, _), (last, _))) = bounds else { return (0, wrong) };
-    let (first, end) = (first * HOUR_MS, (last + 1) * HOUR_MS);
+    let (first, end) = (from.max(first * HOUR_MS), (last + 1) * HOUR_MS);
     for driver in oracle.drivers() {
         let expected = oracle.track(driver, first, end);
         let (Some(oldest), Some(newest)) = (expected.first(), expected.last()) else { continue };
         let (oldest, newest) = (oldest.ts, newest.ts);
         compared += expected.len();
         let there = service.track(driver, oldest, newest + 1).await;
-        let contents = |track: &mut dyn Iterator<Item = &Seen>| {
-            track.map(|seen| (seen.ts, seen.content())).collect::<Vec<_>>()
-        };
+        let contents =
+            |track: &mut dyn Iterator<Item = &Seen>| track.map(|seen| (seen.ts, seen.content())).collect::<Vec<_>>();
         if contents(&mut there.iter()) != contents(&mut expected.into_iter()) {
             wrong.push(format!("the track of a driver: {} points", there.len()));
         }

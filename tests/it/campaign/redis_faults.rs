@@ -63,7 +63,8 @@ impl Fault {
 }
 
 /// Puts a part of the ballast there.
-const BALLAST: &str = "for n = 1, 50 do redis.call('SET', 'ballast:' .. ARGV[1] .. ':' .. n, string.rep('x', 4096)) end";
+const BALLAST: &str =
+    "for n = 1, 50 do redis.call('SET', 'ballast:' .. ARGV[1] .. ':' .. n, string.rep('x', 4096)) end";
 const BALLAST_STEPS: u32 = 30;
 /// All of it, roughly: twice what there is room for.
 const BALLAST_BYTES: f64 = 30.0 * 50.0 * 4_096.0;

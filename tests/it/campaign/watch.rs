@@ -36,6 +36,8 @@ const LAST_MOMENTS: Duration = Duration::from_millis(2_500);
 /// For how long it is remembered what was acknowledged.
 const REMEMBERED: Duration = Duration::from_secs(30);
 const ASKERS: u64 = 4;
+/// That of the processes that tests start.
+const RETENTION_MS: i64 = 72 * 3_600_000;
 /// How far a report may be ahead of the clock of who is to take it; some seconds less, for those it is on its way.
 const MAX_AHEAD_MS: i64 = 110_000;
 /// Batches of which one may be sent again.
@@ -100,11 +102,13 @@ pub(crate) struct Seat {
     pub(crate) http: Http,
     /// How far its clock is ahead.
     pub(crate) ahead_s: i64,
+    /// For how long it keeps points, by a clock that is right.
+    pub(crate) keeps_ms: i64,
 }
 
 impl From<&Http> for Seat {
     fn from(http: &Http) -> Self {
-        Self { http: http.clone(), ahead_s: 0 }
+        Self { http: http.clone(), ahead_s: 0, keeps_ms: RETENTION_MS }
     }
 }
 
@@ -209,7 +213,8 @@ impl Watch {
     /// looked for in answers; the others only report, and are timed.
     pub(crate) async fn on_all(seats: Vec<Seat>, seed: u64, reporters: usize, reports: &[Report]) -> Self {
         let past = Arc::new(Past::of(reports));
-        let seats: Vec<_> = seats.into_iter().map(|seat| Mutex::new(State { seat: Some(seat), died: None })).collect();
+        let seats: Vec<_> =
+            seats.into_iter().map(|seat| Mutex::new(State { seat: Some(seat), died: None })).collect();
         let shared = Arc::new(Shared { seats, ..Shared::default() });
         let reporter = |number: usize| {
             let (shared, rng) = (shared.clone(), StdRng::seed_from_u64(seed ^ (number as u64) << 48));
@@ -408,7 +413,7 @@ async fn ask(shared: Arc<Shared>, past: Arc<Past>, mut rng: StdRng) {
         };
         let since = Instant::now();
         let expected = shared.expected(number, seat.ahead_s, since);
-        let question = Question::any(&past, seat.ahead_s, &mut rng);
+        let question = Question::any(&past, &seat, &mut rng);
         let request = seat.http.request("GET", &question.path);
         let Some(answer) = seat.http.send(request).await else {
             let is_there = shared.seat(number).is_some_and(|now| now.http.url() == seat.http.url());
@@ -430,6 +435,8 @@ async fn ask(shared: Arc<Shared>, past: Arc<Past>, mut rng: StdRng) {
 struct Question<'a> {
     path: String,
     about: About<'a>,
+    /// What is older need not be in the answer.
+    kept_since: i64,
 }
 
 enum About<'a> {
@@ -440,10 +447,10 @@ enum About<'a> {
 }
 
 impl<'a> Question<'a> {
-    fn any(past: &'a Past, ahead_s: i64, rng: &mut StdRng) -> Self {
+    fn any(past: &'a Past, seat: &Seat, rng: &mut StdRng) -> Self {
         let (path, about) = match rng.random_range(0..20) {
             // Whoever is ahead thinks that the last reports are so old.
-            0 => (format!("/v1/active?max_age_s={}&limit=1000", 600 + ahead_s.max(0)), About::Active),
+            0 => (format!("/v1/active?max_age_s={}&limit=1000", 600 + seat.ahead_s.max(0)), About::Active),
             1 => {
                 let (hour, drivers) = past.hours.iter().nth(rng.random_range(0..past.hours.len())).expect("an hour");
                 (format!("/v1/hours/{}/drivers?limit=1000", hour_name(*hour)), About::Hour(drivers))
@@ -456,14 +463,14 @@ impl<'a> Question<'a> {
             }
             _ => (format!("/v1/drivers/moving-{}", rng.random_range(0..DRIVERS)), About::Driver),
         };
-        Self { path, about }
+        Self { path, about, kept_since: now_ms() - seat.keeps_ms }
     }
 
     fn wrong(&self, answer: &Answer, expected: Option<i64>) -> Option<String> {
         match self.about {
             About::Active => lacks_moving(answer, expected),
             About::Hour(drivers) => lacks_parked(answer, drivers),
-            About::Track(times) => lacks_points(answer, times),
+            About::Track(times) => lacks_points(answer, times.range(self.kept_since..).copied().collect()),
             About::Driver => is_old(answer, expected),
         }
     }
@@ -516,7 +523,7 @@ fn lacks_parked(answer: &Answer, drivers: &BTreeSet<String>) -> Option<String> {
     (missing > 0).then(|| format!("complete, without {missing} of {} of an hour", drivers.len()))
 }
 
-fn lacks_points(answer: &Answer, times: &BTreeSet<i64>) -> Option<String> {
+fn lacks_points(answer: &Answer, times: BTreeSet<i64>) -> Option<String> {
     let rows = if answer.status == 200 { answer.json()["points"].as_array().cloned() } else { None };
     let found: BTreeSet<i64> =
         rows.unwrap_or_default().iter().map(|row| crate::harness::http::read_seen(row).ts).collect();
