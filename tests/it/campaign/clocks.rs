@@ -75,8 +75,8 @@ pub(crate) async fn campaign(plan: &Plan) -> Value {
     let answer = instances[1].service.try_post("/v1/points", &[at("moving-0", now_ms())]).await.expect("an answer");
     assert_eq!(answer.json()["errors"][0]["code"], "ts_in_future", "who is behind says so: {answer:?}");
 
-    let seat = |number: usize| seat(&instances[number].service, AHEAD_S[number]);
-    let watch = Watch::on_all((0..AHEAD_S.len()).map(seat).collect(), plan.seed, 1, &past).await;
+    let seats = instances.iter().zip(AHEAD_S).map(|(instance, ahead_s)| seat(&instance.service, ahead_s)).collect();
+    let watch = Watch::on_all(seats, plan.seed, 1, &past).await;
     let mut rng = StdRng::seed_from_u64(plan.seed);
     let mut sent = own_way(&instances, plan.skewed_for, &mut rng).await;
     block_in_place(|| server.cli(&["FLUSHALL"]));

@@ -103,6 +103,19 @@ impl Plan {
     }
 }
 
+/// The parts of the long one, in their order.
+const PARTS: [&str; 9] = [
+    "kills",
+    "power_cuts",
+    "bit_flips",
+    "redis_faults",
+    "acknowledgements",
+    "instances",
+    "skewed_clocks",
+    "detection",
+    "backlog",
+];
+
 /// The value below which that share of `values` lies, to a tenth.
 pub(crate) fn percentile(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -119,29 +132,40 @@ fn said(name: &str) -> Option<u64> {
 async fn long() {
     let plan = Plan::long(said("FAULTS_SECONDS").unwrap_or(600), said("FAULTS_SEED").unwrap_or(1));
     let began = Instant::now();
-    let mut all = json!({ "seed": plan.seed, "commit": std::env::var("FAULTS_COMMIT").unwrap_or_default() });
+    let mut all = json!({
+        "seed": plan.seed, "commit": std::env::var("FAULTS_COMMIT").unwrap_or_default(),
+        "binary": if std::env::var_os("FAULTS_BINARY").is_some() { "named" } else { "built for tests" },
+    });
     let mut tell = |name: &str, figures: Value| {
         eprintln!("{:>5.0} s  {name}: {figures}", began.elapsed().as_secs_f64());
         all[name] = figures;
     };
-    tell("kills", kills::campaign(&plan).await);
-    tell("power_cuts", power::campaign(&plan).await);
-    tell("bit_flips", tokio::task::block_in_place(|| flips::campaign(&plan)));
-    tell("redis_faults", redis_faults::campaign(&plan).await);
-    tell("acknowledgements", acks::campaign(&plan).await);
-    tell("instances", instances::campaign(&plan).await);
-    tell("skewed_clocks", clocks::campaign(&plan).await);
-    tell("detection", redis_faults::detection(&plan).await);
-    tell("backlog", backlog::campaign(&plan).await);
-    tell(
-        "not_run",
-        json!({
-            "partitions_by_packet_filter_and_delays": "half-open and cut connections stand for them",
-            "clusters_and_sentinels": "hurt by tests of their own, not here",
-            "disk_errors": "hurt by tests of their own, not here",
-            "clock_jumps_without_redis": "an instance with the embedded store alone has no second clock to go by",
-        }),
-    );
+    let only = std::env::var("FAULTS_ONLY").unwrap_or_default();
+    let mut not_run = json!({
+        "partitions_by_packet_filter_and_delays": "half-open and cut connections stand for them",
+        "clusters_and_sentinels": "hurt by tests of their own, not here",
+        "disk_errors": "hurt by tests of their own, not here",
+        "clock_jumps_without_redis": "an instance with the embedded store alone has no second clock to go by",
+    });
+    for part in PARTS {
+        if !only.is_empty() && !only.split(',').any(|wanted| wanted == part) {
+            not_run[part] = json!("not asked for");
+            continue;
+        }
+        let figures = match part {
+            "kills" => kills::campaign(&plan).await,
+            "power_cuts" => power::campaign(&plan).await,
+            "bit_flips" => tokio::task::block_in_place(|| flips::campaign(&plan)),
+            "redis_faults" => redis_faults::campaign(&plan).await,
+            "acknowledgements" => acks::campaign(&plan).await,
+            "instances" => instances::campaign(&plan).await,
+            "skewed_clocks" => clocks::campaign(&plan).await,
+            "detection" => redis_faults::detection(&plan).await,
+            _ => backlog::campaign(&plan).await,
+        };
+        tell(part, figures);
+    }
+    tell("not_run", not_run);
     all["seconds"] = json!(began.elapsed().as_secs());
     println!("{all}");
 }

@@ -479,11 +479,11 @@ impl<'a> Question<'a> {
 /// Whether an answer claims to be complete. That there is no such driver is an answer too.
 fn is_complete(shared: &Shared, asked: Instant, answer: &Answer) -> bool {
     let (counter, is_complete) = match (answer.status, answer.header("geotrail-index")) {
+        // It keeps less, by its clock.
+        (404, _) if answer.code() == "out_of_retention" => return false,
         (200 | 404, "complete") => (&shared.complete, true),
         (200 | 404, "rebuilding" | "partial" | "fallback") => (&shared.degraded, false),
         (503, _) if answer.code() == "index_unavailable" => (&shared.unavailable, false),
-        // It keeps less, by its clock.
-        (404, _) if answer.code() == "out_of_retention" => return false,
         _ => {
             let what = format!("neither labelled nor unavailable: {answer:?}");
             shared.mislabelled.lock().push(Mislabelled { asked, what });
