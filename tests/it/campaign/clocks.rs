@@ -76,7 +76,7 @@ pub(crate) async fn campaign(plan: &Plan) -> Value {
     assert_eq!(answer.json()["errors"][0]["code"], "ts_in_future", "who is behind says so: {answer:?}");
 
     let seats = instances.iter().zip(AHEAD_S).map(|(instance, ahead_s)| seat(&instance.service, ahead_s)).collect();
-    let watch = Watch::on_all(seats, plan.seed, 1, &past).await;
+    let watch = Watch::on_all(seats, plan.seed, plan.ask_pause, &past).await;
     let mut rng = StdRng::seed_from_u64(plan.seed);
     let mut sent = own_way(&instances, plan.skewed_for, &mut rng).await;
     block_in_place(|| server.cli(&["FLUSHALL"]));

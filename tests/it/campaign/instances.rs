@@ -124,7 +124,7 @@ pub(crate) async fn campaign(plan: &Plan) -> Value {
     for (number, service) in fleet.there().enumerate() {
         service.report(&reports.iter().skip(number).step_by(INSTANCES).cloned().collect::<Vec<_>>()).await;
     }
-    let watch = Watch::on_all(seats, plan.seed, 1, &reports).await;
+    let watch = Watch::on_all(seats, plan.seed, plan.ask_pause, &reports).await;
     let (mut times, mut rounds) = (Times::default(), Vec::new());
     let deadline = Instant::now() + plan.rounds_take;
     while rounds.len() < plan.rounds && Instant::now() < deadline {

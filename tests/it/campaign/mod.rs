@@ -41,6 +41,8 @@ pub(crate) struct Plan {
     /// Stretches with a fault in which acknowledgements are timed, as many without, and how long each is.
     ack_turns: usize,
     ack_stretch: Duration,
+    /// Between two questions to several instances.
+    ask_pause: Duration,
     /// Of several instances.
     rounds: usize,
     rounds_take: Duration,
@@ -69,6 +71,7 @@ impl Plan {
             baseline: Duration::from_secs(2),
             ack_turns: 10,
             ack_stretch: Duration::from_secs(4),
+            ask_pause: Duration::ZERO,
             rounds: 40,
             rounds_take: share(40),
             skewed_for: Duration::from_secs(10),
@@ -89,11 +92,12 @@ impl Plan {
             cuts_take: Duration::from_secs(5),
             every_nth_bit: 211,
             every_nth_cut: 97,
-            faults: &[Fault::KilledBackWithAnOldDump, Fault::Frozen, Fault::ConnectionsCut],
+            faults: &[Fault::KilledBackWithAnOldDump, Fault::Frozen, Fault::Evicting],
             fault_lasts: Duration::from_millis(1_200),
             baseline: Duration::from_millis(500),
             ack_turns: 1,
             ack_stretch: Duration::from_millis(500),
+            ask_pause: Duration::from_millis(10),
             rounds: 2,
             rounds_take: Duration::from_secs(10),
             skewed_for: Duration::from_millis(500),

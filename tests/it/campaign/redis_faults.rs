@@ -64,10 +64,10 @@ impl Fault {
 
 /// Puts a part of the ballast there.
 const BALLAST: &str =
-    "for n = 1, 50 do redis.call('SET', 'ballast:' .. ARGV[1] .. ':' .. n, string.rep('x', 4096)) end";
-const BALLAST_STEPS: u32 = 30;
+    "for n = 1, 125 do redis.call('SET', 'ballast:' .. ARGV[1] .. ':' .. n, string.rep('x', 4096)) end";
+const BALLAST_STEPS: u32 = 12;
 /// All of it, roughly: twice what there is room for.
-const BALLAST_BYTES: f64 = 30.0 * 50.0 * 4_096.0;
+const BALLAST_BYTES: f64 = 12.0 * 125.0 * 4_096.0;
 /// How long what Redis has let go of may be unnoticed: INFO is asked for it every second, and that may take a while.
 const EVICTION_UNNOTICED: Duration = Duration::from_millis(1_500);
 /// An answer may take so long.

@@ -181,7 +181,7 @@ impl Shared {
 pub(crate) struct Watch {
     shared: Arc<Shared>,
     askers: Vec<JoinHandle<()>>,
-    reporters: Vec<Thread<()>>,
+    reporter: Option<Thread<()>>,
 }
 
 /// What was reported before anything began, and stays.
@@ -206,31 +206,27 @@ impl Watch {
     pub(crate) async fn on(service: &Http, seed: u64) -> Self {
         let reports = past();
         service.report(&reports).await;
-        Self::on_all(vec![service.into()], seed, 1, &reports).await
+        Self::on_all(vec![service.into()], seed, Duration::ZERO, &reports).await
     }
 
-    /// The same with several instances, which have this past. The first of the reporters is the one whose drivers are
-    /// looked for in answers; the others only report, and are timed.
-    pub(crate) async fn on_all(seats: Vec<Seat>, seed: u64, reporters: usize, reports: &[Report]) -> Self {
+    /// The same with several instances, which have this past. Whoever asks pauses for so long after each answer.
+    pub(crate) async fn on_all(seats: Vec<Seat>, seed: u64, pause: Duration, reports: &[Report]) -> Self {
         let past = Arc::new(Past::of(reports));
         let seats: Vec<_> =
             seats.into_iter().map(|seat| Mutex::new(State { seat: Some(seat), died: None })).collect();
         let shared = Arc::new(Shared { seats, ..Shared::default() });
-        let reporter = |number: usize| {
-            let (shared, rng) = (shared.clone(), StdRng::seed_from_u64(seed ^ (number as u64) << 48));
-            // A thread of its own: what answers cost the askers must not be taken for a slow acknowledgement.
-            std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                runtime.expect("a runtime").block_on(report(shared, number, rng));
-            })
-        };
-        let reporters = (0..reporters).map(reporter).collect();
+        let reporting = report(shared.clone(), StdRng::seed_from_u64(seed ^ 1 << 48));
+        // A thread of its own: what answers cost the askers must not be taken for a slow acknowledgement.
+        let reporter = std::thread::spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(reporting);
+        });
         let asker = |asker: u64| {
             let rng = StdRng::seed_from_u64(seed ^ asker << 32);
-            tokio::spawn(ask(shared.clone(), past.clone(), rng))
+            tokio::spawn(ask(shared.clone(), past.clone(), pause, rng))
         };
         let askers = (0..ASKERS).map(asker).collect();
-        let watch = Self { shared, askers, reporters };
+        let watch = Self { shared, askers, reporter: Some(reporter) };
         crate::harness::eventually("complete answers", async || (watch.count().complete > 50).then_some(())).await;
         watch
     }
@@ -319,7 +315,7 @@ impl Watch {
     pub(crate) async fn end(mut self) -> (Count, Vec<Mislabelled>) {
         self.shared.is_over.store(true, Ordering::SeqCst);
         futures_util::future::try_join_all(&mut self.askers).await.expect("nobody panics");
-        for reporter in std::mem::take(&mut self.reporters) {
+        if let Some(reporter) = self.reporter.take() {
             tokio::task::block_in_place(|| reporter.join()).expect("nobody panics");
         }
         (self.count(), self.shared.mislabelled.lock().clone())
@@ -332,10 +328,9 @@ impl Drop for Watch {
     }
 }
 
-/// What one reporter has sent and heard.
+/// Who reports.
 struct Reporter {
     shared: Arc<Shared>,
-    number: usize,
     rng: StdRng,
     /// Connections of its own to each instance.
     clients: BTreeMap<String, Http>,
@@ -366,11 +361,10 @@ impl Reporter {
 
     /// One batch of what is so now, in any order.
     async fn report(&mut self, ts: i64) -> Option<Vec<Report>> {
-        let name = if self.number == 0 { "moving".to_owned() } else { format!("other-{}", self.number) };
-        let mut batch: Vec<Report> = (0..DRIVERS).map(|driver| at(&format!("{name}-{driver}"), ts)).collect();
+        let mut batch: Vec<Report> = (0..DRIVERS).map(|driver| at(&format!("moving-{driver}"), ts)).collect();
         batch.shuffle(&mut self.rng);
         let (by, seat) = self.shared.any_seat(&mut self.rng, true)?;
-        if self.send(by, &seat, &batch).await && self.number == 0 {
+        if self.send(by, &seat, &batch).await {
             let mut acknowledged = self.shared.acknowledged.lock();
             acknowledged.push_back(Acknowledged { at: Instant::now(), by, ts });
             self.shared.acknowledged_ts.lock().push(ts);
@@ -382,8 +376,8 @@ impl Reporter {
     }
 }
 
-async fn report(shared: Arc<Shared>, number: usize, rng: StdRng) {
-    let mut reporter = Reporter { shared: shared.clone(), number, rng, clients: BTreeMap::new() };
+async fn report(shared: Arc<Shared>, rng: StdRng) {
+    let mut reporter = Reporter { shared: shared.clone(), rng, clients: BTreeMap::new() };
     let (mut clock, mut sent) = (0, VecDeque::new());
     while !shared.is_over() {
         if !shared.is_paused.load(Ordering::SeqCst) {
@@ -404,7 +398,7 @@ async fn report(shared: Arc<Shared>, number: usize, rng: StdRng) {
     }
 }
 
-async fn ask(shared: Arc<Shared>, past: Arc<Past>, mut rng: StdRng) {
+async fn ask(shared: Arc<Shared>, past: Arc<Past>, pause: Duration, mut rng: StdRng) {
     while !shared.is_over() {
         let asked = shared.any_seat(&mut rng, false).filter(|_| !shared.is_paused.load(Ordering::SeqCst));
         let Some((number, seat)) = asked else {
@@ -427,6 +421,9 @@ async fn ask(shared: Arc<Shared>, past: Arc<Past>, mut rng: StdRng) {
         if let Some(wrong) = wrong {
             let what = format!("instance {number}: {wrong}");
             shared.mislabelled.lock().push(Mislabelled { asked: since, what });
+        }
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
         }
     }
 }
