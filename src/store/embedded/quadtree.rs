@@ -161,12 +161,10 @@ impl Quadtree {
             match what {
                 What::Node(node, square) => match &self.nodes[node as usize] {
                     Node::Quartered(first) => {
-                        for (node, square) in (*first..).zip(square.quarters()) {
-                            if !self.is_empty(node) {
-                                let h = eye.h_to_square(square);
-                                if h <= bound {
-                                    frontier.push(Waiting { h, what: What::Node(node, square) });
-                                }
+                        let quarters = square.quarters().zip(eye.h_to_quarters(square));
+                        for (node, (square, h)) in (*first..).zip(quarters) {
+                            if h <= bound && !self.is_empty(node) {
+                                frontier.push(Waiting { h, what: What::Node(node, square) });
                             }
                         }
                     }
@@ -288,11 +286,11 @@ impl Square {
             Self { corner: Spot { y: self.corner.y + north, x: self.corner.x + east }, depth: self.depth + 1 }
         })
     }
+}
 
-    /// The last step of one that begins at `first`.
-    const fn last(self, first: u32) -> u32 {
-        first + (u32::MAX as u64 >> self.depth) as u32
-    }
+/// The last step of a square of `depth` that begins at `first`.
+const fn last(first: u32, depth: u32) -> u32 {
+    first + (u32::MAX as u64 >> depth) as u32
 }
 
 /// Where a search looks from.
@@ -311,17 +309,29 @@ impl Eye {
         Self { lat: centre.lat_e7().into(), lon: centre.lon_e7().into(), cos_cos }
     }
 
-    /// No more than the haversine to anything in `square` within the radius: each of the terms of hav(d) = hav(dlat) +
-    /// cos cos hav(dlon) is the least it can be there.
-    fn h_to_square(&self, square: Square) -> f64 {
-        let (south, north) = (steps(square.corner.y), steps(square.last(square.corner.y)));
-        let (west, east) = (steps(square.corner.x), steps(square.last(square.corner.x)));
+    /// No more than the haversine to anything in each quarter of `square`, if it is within the radius: each of the terms of
+    /// hav(d) = hav(dlat) + cos cos hav(dlon) is the least it can be there.
+    fn h_to_quarters(&self, square: Square) -> [f64; 4] {
+        let depth = square.depth + 1;
+        let half = 1 << (DEEPEST - depth);
+        let span = |first: u32| (steps(first), steps(last(first, depth)));
+        let [south, north] = [0, half].map(|up| self.h_lat_to(span(square.corner.y + up)));
+        let [west, east] = [0, half].map(|right| self.h_lon_to(span(square.corner.x + right)));
+        [south + west, south + east, north + west, north + east]
+    }
+
+    fn h_lat_to(&self, (south, north): (i64, i64)) -> f64 {
+        self.h((south - self.lat).max(self.lat - north).max(0), 0)
+    }
+
+    fn h_lon_to(&self, (west, east): (i64, i64)) -> f64 {
         // Squares reach beyond the map; what is in them does not.
         let (west, east) = (west.max(-HALF_TURN), east.min(HALF_TURN - 1));
-        let dlat = (south - self.lat).max(self.lat - north).max(0);
-        let dlon =
-            if (west..=east).contains(&self.lon) { 0 } else { around(west - self.lon).min(around(self.lon - east)) };
-        self.h(dlat, dlon)
+        if (west..=east).contains(&self.lon) {
+            0.0
+        } else {
+            self.h(0, around(west - self.lon).min(around(self.lon - east)))
+        }
     }
 
     /// No more than the haversine to a place, if that is within the radius.
