@@ -99,8 +99,8 @@ pub(crate) async fn campaign(plan: &Plan) -> Value {
     told(&service, 0).await;
     watch.returns(JUMPER, seat(&service, 0));
     instances.push(Instance { service, clock });
-    let last = instances.len() - 1;
-    instances.swap(JUMPER, last);
+    let newest = instances.len() - 1;
+    instances.swap(JUMPER, newest);
     all_whole(&instances).await;
     watch.settled();
     // What its journal still has can come back once more.
@@ -117,15 +117,15 @@ pub(crate) async fn campaign(plan: &Plan) -> Value {
     for Instance { service, .. } in &instances {
         service.caught_up().await;
     }
-    let accepted = outcome::accepted((0..AHEAD_S.len()).map(|number| home(number).join("data")).collect()).await;
-    let lost = sent.iter().filter(|(driver, ts)| accepted.track(driver, *ts, ts + 1).is_empty()).count();
+    let all = outcome::accepted((0..AHEAD_S.len()).map(|number| home(number).join("data")).collect()).await;
+    let lost = sent.iter().filter(|(driver, ts)| all.track(driver, *ts, ts + 1).is_empty()).count();
     assert_eq!(lost, 0, "of {} acknowledged points", sent.len());
     let mut compared = Vec::new();
     for number in [JUMPER, FAR] {
         let Instance { service, .. } = &instances[number];
         let now = now_ms() + AHEAD_S[number] * 1_000;
         let from = now - RETENTION_H * 3_600_000 + A_WHILE_MS;
-        let (points, wrong) = outcome::differences(service, &accepted, from, now + PHONE_AHEAD_MS).await;
+        let (points, wrong) = outcome::differences(service, &all, from, now + PHONE_AHEAD_MS).await;
         assert!(wrong.is_empty(), "instance {number}: {} differences, first: {}", wrong.len(), wrong[0]);
         compared.push(points);
     }

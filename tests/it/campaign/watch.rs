@@ -467,7 +467,7 @@ impl<'a> Question<'a> {
         match self.about {
             About::Active => lacks_moving(answer, expected),
             About::Hour(drivers) => lacks_parked(answer, drivers),
-            About::Track(times) => lacks_points(answer, times.range(self.kept_since..).copied().collect()),
+            About::Track(times) => lacks_points(answer, &times.range(self.kept_since..).copied().collect()),
             About::Driver => is_old(answer, expected),
         }
     }
@@ -520,7 +520,7 @@ fn lacks_parked(answer: &Answer, drivers: &BTreeSet<String>) -> Option<String> {
     (missing > 0).then(|| format!("complete, without {missing} of {} of an hour", drivers.len()))
 }
 
-fn lacks_points(answer: &Answer, times: BTreeSet<i64>) -> Option<String> {
+fn lacks_points(answer: &Answer, times: &BTreeSet<i64>) -> Option<String> {
     let rows = if answer.status == 200 { answer.json()["points"].as_array().cloned() } else { None };
     let found: BTreeSet<i64> =
         rows.unwrap_or_default().iter().map(|row| crate::harness::http::read_seen(row).ts).collect();
