@@ -170,6 +170,7 @@ fn at_scrape(metrics: &Metrics, health: &Health) {
         told.set_fleet_last_report(report.last_report);
         for store in &report.stores {
             told.set_store_state(store.name, store.state());
+            told.set_clock_skew(store.name, store.skew_ms);
         }
     });
 }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tracing::{info, warn};
 
 use crate::applier::{Pass, Progress};
 use crate::clock::Clock;
@@ -26,6 +27,9 @@ pub const TRAILING_HOUR_MS: i64 = 3_600_000;
 
 /// The probe gives a store this long to answer.
 const PROBE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Clocks that differ by more are told of: it is half of what a phone's may be ahead.
+const WIDE_SKEW_MS: u64 = 60_000;
 
 const NEVER: i64 = i64::MIN;
 
@@ -85,6 +89,9 @@ pub struct StoreReport {
     pub dead_letters: u64,
     /// What keeps it from doing all that it should, if anything is known to.
     pub trouble: Option<String>,
+    /// By how much this instance's clock is ahead of the store's, at least; `None` if the store has none, or has not
+    /// been asked.
+    pub skew_ms: Option<i64>,
     /// The other instances on it.
     pub instances: BTreeMap<String, Peer>,
 }
@@ -108,14 +115,22 @@ pub struct Fed {
     source: Arc<Source>,
     progress: Arc<Progress>,
     peers: Arc<Peers>,
-    health: Arc<Mutex<StoreHealth>>,
+    known: Arc<Mutex<Known>>,
+}
+
+/// What probes found.
+#[derive(Clone, Copy)]
+struct Known {
+    health: StoreHealth,
+    skew_ms: Option<i64>,
 }
 
 impl Fed {
     /// Answered from by `source`, fed as far as `progress` says by this instance and as `peers` say by others, and not
     /// asked yet.
     pub fn new(source: Arc<Source>, progress: Arc<Progress>, peers: Arc<Peers>) -> Self {
-        Self { source, progress, peers, health: Arc::new(Mutex::new(StoreHealth::Unknown)) }
+        let known = Known { health: StoreHealth::Unknown, skew_ms: None };
+        Self { source, progress, peers, known: Arc::new(Mutex::new(known)) }
     }
 
     /// What answers.
@@ -197,12 +212,13 @@ impl Health {
     }
 
     /// Asks a store once, for at most a second, and says whether it answered.
-    pub async fn probe(&self, Fed { source, health, .. }: &Fed) -> StoreHealth {
+    pub async fn probe(&self, Fed { source, known, .. }: &Fed) -> StoreHealth {
         let now = self.0.clock.now();
         let window = Window { since: now.plus_ms(-TRAILING_HOUR_MS), until: now.plus_ms(MAX_AHEAD_MS) };
         let store = source.store();
         let ask = async {
             store.ping().await?;
+            self.compare_clocks(source, known).await;
             match store.last_report(window).await {
                 // What it can be asked of it answers.
                 Err(_) if store.is_partial() => Ok(None),
@@ -218,20 +234,56 @@ impl Health {
             Ok(Err(_)) | Err(_) => StoreHealth::Unreachable,
         };
         source.set_away(probed == StoreHealth::Unreachable);
-        *health.lock() = probed;
+        known.lock().health = probed;
         probed
+    }
+
+    /// Notes by how much our clock and the store's differ. What the asking takes counts for nothing. A store that does not
+    /// tell leaves what was known.
+    async fn compare_clocks(&self, source: &Source, known: &Mutex<Known>) {
+        let before = self.0.clock.now();
+        let Ok(theirs) = source.store().now().await else { return };
+        let after = self.0.clock.now();
+        let skew_ms = theirs.map(|theirs| theirs.clamp(before.min(after), after).ms_since(theirs));
+        let was_wide = is_wide(std::mem::replace(&mut known.lock().skew_ms, skew_ms));
+        let store = source.store().name();
+        match clocks_differ(skew_ms) {
+            Some(words) if !was_wide => warn!(store, "{words}"),
+            None if was_wide => info!(store, "the clocks agree again"),
+            _ => {}
+        }
     }
 }
 
-fn report_of(Fed { source, progress, peers, health }: &Fed) -> StoreReport {
+const fn is_wide(skew_ms: Option<i64>) -> bool {
+    matches!(skew_ms, Some(ms) if ms.unsigned_abs() > WIDE_SKEW_MS)
+}
+
+/// In words for an operator; `None` while they agree well enough.
+fn clocks_differ(skew_ms: Option<i64>) -> Option<String> {
+    let ms = skew_ms.filter(|_| is_wide(skew_ms))?;
+    let way = if ms > 0 { "ahead of" } else { "behind" };
+    Some(format!("this instance's clock is {} s {way} the store's", ms.unsigned_abs() / 1_000))
+}
+
+fn report_of(Fed { source, progress, peers, known }: &Fed) -> StoreReport {
+    let Known { health, skew_ms } = *known.lock();
+    let trouble = match source.store().trouble() {
+        Some(foreign) if foreign == FOREIGN => Some(foreign),
+        trouble => {
+            let all: Vec<String> = [trouble, peers.trouble(), clocks_differ(skew_ms)].into_iter().flatten().collect();
+            (!all.is_empty()).then(|| all.join("; "))
+        }
+    };
     StoreReport {
         name: source.store().name(),
-        health: *health.lock(),
+        health,
         index: source.state(),
         backlog_points: progress.backlog_points(),
         pass: progress.pass(),
         dead_letters: progress.set_aside().points,
-        trouble: source.store().trouble().or_else(|| peers.trouble()),
+        trouble,
+        skew_ms,
         instances: peers.list(),
     }
 }

@@ -25,8 +25,8 @@
 //! | [`jobs`] | forgetting, rebuilding, comparing | HTTP |
 //! | [`app`] | builds all of this, and takes it down along the flow | anything else |
 //!
-//! Beside the flow: [`clock`] (injected), [`config`] and [`cli`] (flag, variable, file, default), [`telemetry`]
-//! (logs and metrics), [`fleet`] (simulate and replay: clients of the HTTP contract and of nothing else), [`plan`] (what
+//! Beside the flow: [`clock`] (injected), [`cutoff`] (what is over, by that clock and by a store's own), [`config`] and
+//! [`cli`] (flag, variable, file, default), [`telemetry`] (logs and metrics), [`fleet`] (simulate and replay: clients of the HTTP contract and of nothing else), [`plan`] (what
 //! a fleet needs, reckoned from what was measured).
 //!
 //! # Invariants
@@ -47,6 +47,7 @@ pub mod applier;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod cutoff;
 pub mod erasure;
 pub mod fleet;
 pub mod health;

@@ -46,6 +46,7 @@ struct Shared {
     applier_restarts: IntCounterVec,
     redis_slowlog_entries: IntCounterVec,
     store_shares: [IntGaugeVec; 2],
+    clock_skew: GaugeVec,
     shadow_answers: IntCounterVec,
     vendor_expiry: GaugeVec,
     at_scrape: Mutex<Vec<Box<dyn Fn() + Send>>>,
@@ -144,6 +145,7 @@ impl Metrics {
                 &["client"],
             ),
             store_shares: store_shares(&registry),
+            clock_skew: clock_skew(&registry),
             shadow_answers: shadow_answers(&registry),
             vendor_expiry: register(
                 &registry,
@@ -207,6 +209,13 @@ impl Metrics {
         }
     }
 
+    /// By how much our clock is ahead of a store's; `None` if that is not known.
+    pub fn set_clock_skew(&self, store: &'static str, skew_ms: Option<i64>) {
+        if let Some(ms) = skew_ms {
+            self.0.clock_skew.with_label_values(&[store]).set(ms as f64 / 1_000.0);
+        }
+    }
+
     /// The gauge of points still to be put into a store that is being made whole.
     pub fn rebuild_points(&self, store: &'static str) -> IntGauge {
         self.0.rebuild_points.with_label_values(&[store])
@@ -246,6 +255,7 @@ impl Metrics {
             // There may be none.
             let _ = gauge.remove_label_values(&[store]);
         }
+        let _ = self.0.clock_skew.remove_label_values(&[store]);
         for state in STORE_STATES {
             let _ = store_state.remove_label_values(&[store, state]);
         }
@@ -306,6 +316,11 @@ fn store_shares(registry: &Registry) -> [IntGaugeVec; 2] {
             &["store"],
         ),
     ]
+}
+
+fn clock_skew(registry: &Registry) -> GaugeVec {
+    let help = "By how much this instance's clock is ahead of a store's, at least: what asking took is left out.";
+    register(registry, GaugeVec::new(Opts::new(name("clock_skew_seconds"), help), &["store"]).expect(WELL_FORMED))
 }
 
 fn shadow_answers(registry: &Registry) -> IntCounterVec {
@@ -383,6 +398,7 @@ mod tests {
         metrics.store_operation("redis", "apply").observe(0.1);
         metrics.set_store_state("redis", "partial");
         metrics.redis_slowlog_entries("geotrail").inc();
+        metrics.set_clock_skew("redis", Some(-7_200_500));
         metrics.set_vendor_expiry("map", "ops", "licence", Timestamp::from_ms(2_000));
         let text = String::from_utf8(metrics.scrape().1).unwrap();
         for line in [
@@ -398,6 +414,7 @@ mod tests {
             "geotrail_store_state{state=\"partial\",store=\"redis\"} 1",
             "geotrail_store_state{state=\"up\",store=\"redis\"} 0",
             "geotrail_redis_slowlog_entries_total{client=\"geotrail\"} 1",
+            "geotrail_clock_skew_seconds{store=\"redis\"} -7200.5",
             "geotrail_vendor_expiry_seconds{kind=\"licence\",name=\"map\",owner=\"ops\"} 2",
         ] {
             assert!(text.lines().any(|own| own == line), "{line} is missing from\n{text}");

@@ -17,6 +17,7 @@ use super::stores::{self, embedded_dir};
 use crate::applier::{DeadLetters, Replayed, Zeal, replay};
 use crate::clock::Clock;
 use crate::config::{IndexConfig, StoreChoice};
+use crate::cutoff::Cutoff;
 use crate::jobs::rebuild::{Rebuilt, rebuild as put_in};
 use crate::jobs::verify::{Count, Findings, ON_THEIR_WAY_MS, verify as compare};
 use crate::jobs::{rebuild, verify};
@@ -188,7 +189,8 @@ pub async fn replay_dead_letters(config: IndexConfig) -> anyhow::Result<bool> {
             StoreChoice::Redis(_) => (None, own_name()),
         };
         let store = opened(&config, &choice, instance).await?;
-        let replayed = replay(&letters, &*store, &Clock::system(), config.retention, Zeal::Thorough).await?;
+        let replayed =
+            replay(&letters, &*store, &Cutoff::new(Clock::system(), config.retention), Zeal::Thorough).await?;
         let Replayed { points, refused } = replayed;
         say(&format!("{name}: {points} points put in, {refused} refused again"))?;
         none_left &= refused == 0;

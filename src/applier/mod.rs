@@ -499,9 +499,9 @@ impl Run {
         if self.applier.progress.set_aside().points == 0 {
             return;
         }
-        let Put { store, letters, clock, retention, .. } = &self.applier.put;
+        let Put { store, letters, cutoff, .. } = &self.applier.put;
         let store_name = store.name();
-        match replay(letters, &**store, clock, *retention, Zeal::Probing).await {
+        match replay(letters, &**store, cutoff, Zeal::Probing).await {
             Ok(Replayed { points: 0, .. }) => {}
             Ok(Replayed { points, refused }) => info!(store = store_name, points, refused, "dead letters put in"),
             Err(error) => warn!(store = store_name, %error, "dead letters stay where they are"),

@@ -13,6 +13,7 @@ use super::dead_letters::{DeadLetters, Letter};
 use super::history::Chunk;
 use super::progress::SetAside;
 use crate::clock::Clock;
+use crate::cutoff::Cutoff;
 use crate::model::{Offset, Point};
 use crate::store::{Applied, Batch, Store, StoreError};
 
@@ -32,14 +33,15 @@ pub struct Put {
     pub(super) store: Arc<dyn Store>,
     pub(super) letters: Arc<DeadLetters>,
     pub(super) clock: Clock,
-    pub(super) retention: Duration,
+    pub(super) cutoff: Cutoff,
     panics: Arc<AtomicU32>,
 }
 
 impl Put {
     /// Into `store`; what it refuses goes to `letters`, what is older than `retention` counts as put in.
     pub fn new(store: Arc<dyn Store>, letters: Arc<DeadLetters>, clock: Clock, retention: Duration) -> Self {
-        Self { store, letters, clock, retention, panics: Arc::default() }
+        let cutoff = Cutoff::new(clock.clone(), retention);
+        Self { store, letters, clock, cutoff, panics: Arc::default() }
     }
 
     /// Once. When it returns `Ok`, every point is in the store, or owed by it, or, on disk, among the dead letters: then
@@ -64,7 +66,7 @@ impl Put {
         repeated: bool,
         accidents: u32,
     ) -> Result<Applied, StoreError> {
-        let forget_before = self.clock.now().plus_ms(-(self.retention.as_millis() as i64));
+        let forget_before = self.cutoff.of(&*self.store).await?;
         let batch = Batch { points, start, end, forget_before, repeated };
         let call = AssertUnwindSafe(self.store.apply(batch)).catch_unwind();
         match tokio::time::timeout(HUNG, call).await {

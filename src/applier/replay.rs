@@ -3,12 +3,11 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::time::Duration;
 
 use thiserror::Error;
 
 use super::dead_letters::{DeadLetters, Letter};
-use crate::clock::Clock;
+use crate::cutoff::Cutoff;
 use crate::model::Point;
 use crate::store::{Applied, Batch, Store, StoreError};
 
@@ -44,12 +43,12 @@ pub enum ReplayError {
     Store(#[from] StoreError),
 }
 
-/// Puts `letters` into `store`, which is open. Blocks while it works on the file.
+/// Puts `letters` into `store`, which is open; what is out of the retention by `cutoff` counts as put in. Blocks while it
+/// works on the file.
 pub async fn replay(
     letters: &DeadLetters,
     store: &dyn Store,
-    clock: &Clock,
-    retention: Duration,
+    cutoff: &Cutoff,
     zeal: Zeal,
 ) -> Result<Replayed, ReplayError> {
     let mut replayed = Replayed::default();
@@ -60,7 +59,7 @@ pub async fn replay(
         let mut parts: Vec<&[Letter]> = hour.chunks(LETTERS).rev().collect();
         while let Some(part) = parts.pop() {
             let points: Vec<Point> = part.iter().map(|letter| letter.point.clone()).collect();
-            let forget_before = clock.now().plus_ms(-(retention.as_millis() as i64));
+            let forget_before = cutoff.of(store).await?;
             // Where the journal stands is none of their business: they come from anywhere in it.
             let start = part.iter().map(|letter| letter.offset).min().unwrap_or_default();
             let batch = Batch { points: &points, start, end: part[0].offset, forget_before, repeated: true };

@@ -133,6 +133,10 @@ impl Store for Gate {
         self.store().last_report(window).await
     }
 
+    async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.store().now().await
+    }
+
     fn is_partial(&self) -> bool {
         self.store().is_partial()
     }

@@ -34,6 +34,7 @@ use tracing::{info, warn};
 
 pub use self::gate::Gate;
 use crate::clock::Clock;
+use crate::cutoff::Cutoff;
 use crate::journal::{AppendError, Erasure, Journal, Reach, Reader, Record, Stage};
 use crate::model::{DriverId, MAX_AHEAD_MS, Point, Timestamp, Tombstone};
 use crate::peers::Peers;
@@ -534,8 +535,8 @@ impl Eraser {
         if points.is_empty() {
             return Ok(());
         }
-        let (end, now) = (follower.applied.borrow().end(), clock.now());
-        let forget_before = now.plus_ms(-(retention.as_millis() as i64));
+        let end = follower.applied.borrow().end();
+        let forget_before = Cutoff::new(clock.clone(), *retention).of(&*follower.store).await?;
         let batch = Batch { points: &points, start: erasure.end, end, forget_before, repeated: true };
         match follower.store.apply(batch).await? {
             Applied::Whole => Ok(()),

@@ -194,6 +194,7 @@ mod tests {
         pass: None,
         dead_letters: 0,
         trouble: None,
+        skew_ms: None,
         instances: BTreeMap::new(),
     };
 

@@ -13,6 +13,7 @@ use tracing::info;
 
 use crate::applier::DeadLetters;
 use crate::clock::Clock;
+use crate::cutoff::Cutoff;
 use crate::journal::Journal;
 use crate::model::{Offset, Timestamp};
 use crate::store::{Store, StoreError};
@@ -32,7 +33,7 @@ pub enum RetentionError {
 }
 
 /// Forgets once, in the journal and in one of the stores that follow it. `held` is how far every store holds the
-/// journal for good.
+/// journal for good. Nothing is forgotten, here or there, before it is over by the store's clock too.
 pub async fn forget(
     journal: &Journal,
     store: &Arc<dyn Store>,
@@ -40,7 +41,7 @@ pub async fn forget(
     clock: &Clock,
     retention: Duration,
 ) -> Result<(), RetentionError> {
-    let cutoff = clock.now().plus_ms(-(retention.as_millis() as i64));
+    let cutoff = Cutoff::new(clock.clone(), retention).of(&**store).await?;
     forget_letters(journal, store.name(), cutoff).await?;
     let journal = journal.clone();
     // Stores keep whole hours: a rebuild must find all of the one that is half over.

@@ -195,6 +195,10 @@ impl Store for Audited {
         self.0.inner.last_report(window).await
     }
 
+    async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.0.inner.now().await
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.0.inner.ping().await
     }

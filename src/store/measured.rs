@@ -135,6 +135,10 @@ impl Store for Measured {
         self.time("last_report", self.inner.last_report(window)).await
     }
 
+    async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.time("now", self.inner.now()).await
+    }
+
     fn is_partial(&self) -> bool {
         self.inner.is_partial()
     }

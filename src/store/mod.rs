@@ -288,6 +288,9 @@ pub trait Store: Send + Sync + 'static {
     /// The `ts` of the newest fix of the whole fleet, of all instances, within the window; `None` if there is none.
     async fn last_report(&self, window: Window) -> Result<Option<Timestamp>, StoreError>;
 
+    /// What time it is for the store, which lets things expire by that; `None` if it has no clock of its own.
+    async fn now(&self) -> Result<Option<Timestamp>, StoreError>;
+
     /// Whether some of its servers cannot be asked, or could not and what they have has not been looked at since, or it
     /// owes anything: answers may then be less than everything.
     fn is_partial(&self) -> bool;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::harness::app::Service;
+use crate::harness::traffic::now_ms;
 use crate::harness::{Backing, Kind, eventually, on_both_stores};
 use crate::oracle::{Report, Seen, lately, rfc3339};
 
@@ -107,7 +108,8 @@ on_both_stores! {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_cannot_be_asked_is_not_a_silent_fleet() {
     let backing = Backing::new(Kind::Redis);
-    let now = lately("14:00:00");
+    // A clock that differs from that of Redis would be told of.
+    let now = now_ms();
     let service = Service::start(&backing.url, now).await;
     service.report(&[at(now)]).await;
     eventually("all well", async || (health(&service).await.1["status"] == "pass").then_some(())).await;

@@ -325,8 +325,9 @@ async fn survives(mut fleet: Fleet, fault: Fault, at: usize, restarts: bool) -> 
     let health = eventually("health that names it", async || {
         let answer = fleet.service.get("/health").await;
         let health = answer.json();
-        (health["checks"]["store:redis"][0]["observedValue"] == "partial: 1 of 3 primaries cannot be asked")
-            .then_some((answer.status, health))
+        // The clock of these tests is not that of Redis, which is said as well.
+        let value = health["checks"]["store:redis"][0]["observedValue"].as_str().unwrap_or_default();
+        value.starts_with("partial: 1 of 3 primaries cannot be asked").then_some((answer.status, health))
     })
     .await;
     assert_eq!((health.0, &health.1["status"]), (200, &Value::from("warn")), "{}", health.1);

@@ -331,6 +331,10 @@ impl Store for Fragile {
         self.inner.board(visit).await
     }
 
+    async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.inner.now().await
+    }
+
     fn is_partial(&self) -> bool {
         self.inner.is_partial()
     }

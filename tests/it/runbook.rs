@@ -13,6 +13,7 @@ use crate::harness::eventually;
 use crate::harness::faulty_disk::{Fault, FaultyDisk};
 use crate::harness::process::Process;
 use crate::harness::redis::RedisServer;
+use crate::harness::skewed_clock::SkewedClock;
 use crate::harness::traffic::{at, becomes_whole, logged, now_ms, past};
 use crate::moving::{attach, filled, stores};
 use crate::oracle::{hour_name, hour_of};
@@ -206,6 +207,21 @@ async fn an_instance_is_missing() {
     told(&service, "what it accepted is missing").await;
     Shell::on(&service, dir.path(), &server).with("INSTANCE", &id).runs("An instance is missing").await;
     becomes_whole(&service, dir.path(), &server.url()).await;
+    assert!(service.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_is_wrong() {
+    let Some(clock) = SkewedClock::new(300_000) else { return };
+    let (server, dir) = (RedisServer::start(), tempfile::tempdir().expect("a directory"));
+    let service = Process::serve_with(dir.path(), &server.url(), |command| clock.under(command)).await;
+    service.report(&[at("cab", now_ms())]).await;
+    told(&service, "clock").await;
+    let shell = Shell::on(&service, dir.path(), &server);
+    shell.runs("A clock is wrong").await;
+    clock.set(0);
+    shell.runs("The clock is right again").await;
+    told(&service, "\"pass\"").await;
     assert!(service.terminate().await.success());
 }
 

@@ -27,6 +27,7 @@ struct Rule {
 const MAY_NAME: &[(&str, &[&str], &str)] = &[
     ("model", &[], "the domain is pure: it has to be usable, and testable, without any of the rest"),
     ("clock", &["model"], "a leaf: whoever needs the time is given a clock"),
+    ("cutoff", &["model", "clock", "store"], "what is over is a matter of two clocks, and of nothing else"),
     ("journal", &["model"], "the truth must not depend on any index of it"),
     (
         "store::redis",
@@ -43,12 +44,12 @@ const MAY_NAME: &[(&str, &[&str], &str)] = &[
     ("query", &["model", "store", "clock"], "answers come from stores; the journal is never read for one"),
     (
         "applier",
-        &["model", "journal", "store", "clock", "telemetry"],
+        &["model", "journal", "store", "clock", "cutoff", "telemetry"],
         "it carries points from the journal to a store, and nothing else",
     ),
     (
         "erasure",
-        &["model", "journal", "store", "clock", "peers"],
+        &["model", "journal", "store", "clock", "cutoff", "peers"],
         "it goes wherever points are, whoever brought them there and whoever asks",
     ),
     ("peers", &["model", "store", "applier"], "how others stand is read off a store's board, and nowhere else"),

@@ -382,6 +382,10 @@ impl Store for EmbeddedStore {
         Ok(drivers.items.into_iter().max())
     }
 
+    async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(None)
+    }
+
     fn is_partial(&self) -> bool {
         false
     }

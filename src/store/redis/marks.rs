@@ -426,10 +426,13 @@ impl Index {
 
     /// What time it is for Redis, which expires keys by it.
     pub(super) async fn redis_now(&self) -> Result<Timestamp, StoreError> {
-        let time = self.link.ask(Command::keyless("TIME")).await?.list()?;
-        let now = time.into_iter().next().map(Reply::decimal).transpose()?.flatten();
-        let now_s = now.ok_or_else(|| corrupt("the time of Redis is no number"))?;
-        Ok(Timestamp::from_ms(now_s.saturating_mul(1_000)))
+        let mut time = self.link.ask(Command::keyless("TIME")).await?.list()?.into_iter();
+        let mut number = || {
+            let number = time.next().map(Reply::decimal).transpose()?.flatten();
+            number.ok_or_else(|| corrupt("the time of Redis is no number"))
+        };
+        let (seconds, micros) = (number()?, number()?);
+        Ok(Timestamp::from_ms(seconds.saturating_mul(1_000)).plus_ms(micros / 1_000))
     }
 }
 

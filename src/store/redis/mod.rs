@@ -356,6 +356,10 @@ impl Store for RedisStore {
         self.within(self.index.last_report(window)).await
     }
 
+    async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.within(self.index.redis_now()).await.map(Some)
+    }
+
     fn is_partial(&self) -> bool {
         self.index.is_partial()
     }

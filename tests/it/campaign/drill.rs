@@ -116,7 +116,7 @@ async fn night(drill: Drill, gone: Option<Duration>) -> Times {
     let counts = said.stdout.trim_ascii().rsplit(|byte| *byte == b'\n').next().expect("a line");
     let tally: Value = serde_json::from_slice(counts).expect("counts");
     let (count, wrong) = watch.end().await;
-    assert!(wrong.is_empty(), "{} mislabelled, first: {}", wrong.len(), wrong[0]);
+    assert!(wrong.is_empty(), "{} mislabelled, first: {}", wrong.len(), wrong[0].what);
     assert_eq!(count.refused, 0, "points must be taken whatever Redis does");
     // Every point of the journal, compared with the store: whatever was lost would be told here.
     becomes_whole(&service, dir.path(), &server.url()).await;

@@ -25,7 +25,7 @@ use super::load::{Load, Verdict};
 use super::{Plan, percentile};
 use crate::harness::eventually;
 use crate::harness::faulty_disk::{Fault, FaultyDisk};
-use crate::harness::process::Process;
+use crate::harness::process::{Process, binary};
 
 /// Cuts of one file system; then a new one.
 const CUTS_EACH: usize = 25;
@@ -104,7 +104,7 @@ impl Plug {
 
     /// The service on this disk, with syncs that do what they say, or not.
     async fn serve(&self, no_syncs: Option<&FaultyDisk>) -> Process {
-        let mut command = tokio::process::Command::from(self.within(env!("CARGO_BIN_EXE_geotrail")));
+        let mut command = tokio::process::Command::from(self.within(binary()));
         for argument in serve(&self.disk().join("data")).as_std().get_args() {
             command.arg(argument);
         }

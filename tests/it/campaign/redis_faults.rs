@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use tokio::task::block_in_place;
 
 use super::Plan;
-use super::watch::{Count, Watch};
+use super::watch::{Count, Mislabelled, Watch};
 use crate::harness::process::Process;
 use crate::harness::redis::RedisServer;
 use crate::harness::switch::Switch;
-use crate::harness::traffic::{becomes_whole, now_ms};
+use crate::harness::traffic::{becomes_whole, logged, now_ms};
 use crate::oracle::{hour_name, hour_of};
 
 /// What may be done to Redis.
@@ -32,10 +32,13 @@ pub(crate) enum Fault {
     ConnectionsCut,
     HalfOpen,
     ScriptsFlushed,
+    Evicting,
+    /// Nothing: another Redis is killed and back empty, which the service does not use. A control.
+    BystanderKilled,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::KilledBackEmpty,
         Self::KilledBackWithAnOldDump,
         Self::Flushall,
@@ -50,26 +53,40 @@ impl Fault {
         Self::ConnectionsCut,
         Self::HalfOpen,
         Self::ScriptsFlushed,
+        Self::Evicting,
     ];
 
     /// Whether it takes something away, or keeps Redis from answering: then some answer must say so.
     const fn must_be_noticed(self) -> bool {
-        !matches!(self, Self::ConnectionsCut | Self::ScriptsFlushed)
+        !matches!(self, Self::ConnectionsCut | Self::ScriptsFlushed | Self::BystanderKilled)
     }
 }
 
+/// Puts a part of the ballast there.
+const BALLAST: &str =
+    "for n = 1, 125 do redis.call('SET', 'ballast:' .. ARGV[1] .. ':' .. n, string.rep('x', 4096)) end";
+const BALLAST_STEPS: u32 = 12;
+/// All of it, roughly: twice what there is room for.
+const BALLAST_BYTES: f64 = 12.0 * 125.0 * 4_096.0;
+/// How long what Redis has let go of may be unnoticed: INFO is asked for it every second, and that may take a while.
+const EVICTION_UNNOTICED: Duration = Duration::from_millis(1_500);
+/// An answer may take so long.
+const ANSWERED: Duration = Duration::from_secs(2);
+
 /// A Redis, and what is between it and the service.
-struct Backing {
+pub(crate) struct Backing {
     server: RedisServer,
     spare: RedisServer,
     switch: Switch,
     /// Between the server and the spare, if that is to be a replica.
     replication: Switch,
     lasts: Duration,
+    /// Stretches of time in which keys were evicted.
+    evictions: Vec<(Instant, Instant)>,
 }
 
 impl Backing {
-    async fn for_fault(fault: Fault, lasts: Duration) -> Self {
+    pub(crate) async fn for_fault(fault: Fault, lasts: Duration) -> Self {
         // Reading its dump, such a server answers LOADING for a while.
         let slow =
             ["--rdbcompression", "no", "--key-load-delay", "300", "--loading-process-events-interval-bytes", "1024"];
@@ -77,7 +94,7 @@ impl Backing {
         let extra = if fault == Fault::Loading { &slow[..] } else { &quick[..] };
         let (server, spare) = block_in_place(|| (RedisServer::start_with(extra), RedisServer::start()));
         let (switch, replication) = (Switch::to(server.port()).await, Switch::to(server.port()).await);
-        Self { server, spare, switch, replication, lasts }
+        Self { server, spare, switch, replication, lasts, evictions: Vec::new() }
     }
 
     /// What must be so before the fault.
@@ -101,9 +118,10 @@ impl Backing {
     }
 
     /// Does it. Returns when it was done; what lasts is over by then too.
-    async fn strike(&mut self, fault: Fault, watch: &Watch) {
+    pub(crate) async fn strike(&mut self, fault: Fault, watch: &Watch) {
         match fault {
             Fault::KilledBackEmpty | Fault::KilledBackWithAnOldDump => block_in_place(|| self.server.restart()),
+            Fault::BystanderKilled => block_in_place(|| self.spare.restart()),
             Fault::Flushall => self.say(&["FLUSHALL"]),
             Fault::Swapdb => self.say(&["SWAPDB", "0", "1"]),
             Fault::KeysOfAnHourUnlinked => {
@@ -150,6 +168,22 @@ impl Backing {
                 self.switch.forward_again();
                 self.switch.turn_to(self.server.port());
             }
+            Fault::Evicting => {
+                // Somebody else fills the rest of it.
+                let room = self.server.info("used_memory") + BALLAST_BYTES / 2.0;
+                self.say(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+                self.say(&["CONFIG", "SET", "maxmemory", &format!("{room:.0}")]);
+                for step in 0..BALLAST_STEPS {
+                    let (from, before) = (Instant::now(), self.server.info("evicted_keys"));
+                    self.say(&["EVAL", BALLAST, "0", &step.to_string()]);
+                    watch.for_a(self.lasts / BALLAST_STEPS).await;
+                    if self.server.info("evicted_keys") > before {
+                        self.evictions.push((from, Instant::now()));
+                    }
+                }
+                self.say(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+                self.say(&["CONFIG", "SET", "maxmemory", "0"]);
+            }
             Fault::ScriptsFlushed => {
                 for _ in 0..10 {
                     self.say(&["SCRIPT", "FLUSH"]);
@@ -163,7 +197,7 @@ impl Backing {
         block_in_place(|| self.server.cli(command));
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         RedisServer::url_at(&format!("127.0.0.1:{}", self.switch.port()))
     }
 }
@@ -177,12 +211,8 @@ pub(crate) async fn campaign(plan: &Plan) -> Value {
         eprintln!("    {fault:?}: {figures}");
         slowest = slowest.max(figures["ack_p99_ms"].as_f64().unwrap_or_default());
         faults[format!("{fault:?}")] = figures;
-        all.complete += count.complete;
-        all.degraded += count.degraded;
-        all.unavailable += count.unavailable;
-        all.refused += count.refused;
-        all.mislabelled += count.mislabelled;
-        wrong.extend(mislabelled.into_iter().map(|text| format!("{fault:?}: {text}")));
+        all.add(count);
+        wrong.extend(mislabelled.into_iter().map(|answer| format!("{fault:?}: {}", answer.what)));
     }
     let figures = json!({
         "answers": all.answers(), "complete": all.complete, "degraded": all.degraded, "unavailable": all.unavailable,
@@ -193,14 +223,14 @@ pub(crate) async fn campaign(plan: &Plan) -> Value {
     figures
 }
 
-async fn one(fault: Fault, plan: &Plan) -> (Value, Count, Vec<String>) {
+async fn one(fault: Fault, plan: &Plan) -> (Value, Count, Vec<Mislabelled>) {
     let mut backing = Backing::for_fault(fault, plan.fault_lasts).await;
     let dir = tempfile::tempdir().expect("a directory");
     let service = Process::serve(dir.path(), &backing.url()).await;
     let watch = Watch::on(&service, plan.seed).await;
-    watch.ack_p99_ms();
+    watch.acks();
     watch.for_a(plan.baseline).await;
-    let before_ms = watch.ack_p99_ms();
+    let before = watch.acks();
     backing.prepare(fault, &watch).await;
     watch.await_notice();
     let began = Instant::now();
@@ -210,21 +240,40 @@ async fn one(fault: Fault, plan: &Plan) -> (Value, Count, Vec<String>) {
         let notice = async || watch.noticed();
         crate::harness::eventually("an answer that says that something is missing", notice).await;
     }
-    let whole = watch.whole().await;
-    let during_ms = watch.ack_p99_ms();
+    if fault == Fault::Evicting {
+        // Tracks that are missed would give it away too, later where there are more of them.
+        logged(dir.path(), "let go of keys; putting everything in once more", 1).await;
+        watch.for_a(EVICTION_UNNOTICED).await;
+    }
+    watch.whole().await;
+    let whole = watch.incomplete().unwrap_or(over);
+    let during = watch.acks();
     watch.for_a(plan.baseline / 4).await;
     let noticed_ms = watch.noticed().map(|noticed| noticed.saturating_duration_since(began).as_millis() as u64);
-    let (count, wrong) = watch.end().await;
+    let (mut count, mut wrong) = watch.end().await;
+    // What was evicted within the last second need not be known yet: that much is promised, and no more.
+    let is_too_early = |asked: Instant| {
+        backing.evictions.iter().any(|(from, to)| *from < asked + ANSWERED && asked < *to + EVICTION_UNNOTICED)
+    };
+    wrong.retain(|answer| !is_too_early(answer.asked));
+    let unnoticed_yet = count.mislabelled - wrong.len();
+    count.mislabelled = wrong.len();
+    assert!(fault != Fault::Evicting || !backing.evictions.is_empty(), "nothing was evicted");
     becomes_whole(&service, dir.path(), &backing.url()).await;
     assert!(service.terminate().await.success());
-    let figures = json!({
+    let mut figures = json!({
         "first_answer_not_complete_ms": noticed_ms,
         "fault_lasted_ms": (over - began).as_millis() as u64,
         "whole_after_it_ms": whole.saturating_duration_since(over).as_millis() as u64,
-        "baseline_ack_p99_ms": before_ms, "ack_p99_ms": during_ms,
+        "baseline_ack_p99_ms": before.percentile_ms(0.99), "baseline_acks": before.samples(),
+        "ack_p99_ms": during.percentile_ms(0.99), "acks": during.samples(),
         "answers": count.answers(), "complete": count.complete, "mislabelled": count.mislabelled,
         "batches_refused": count.refused,
     });
+    if fault == Fault::Evicting {
+        figures["keys_evicted"] = json!(backing.server.info("evicted_keys"));
+        figures["wrong_within_a_second_of_eviction"] = json!(unnoticed_yet);
+    }
     (figures, count, wrong)
 }
 
@@ -269,7 +318,7 @@ pub(crate) async fn detection(plan: &Plan) -> Value {
     watch.pause(false);
     watch.whole().await;
     let (count, wrong) = watch.end().await;
-    assert!(wrong.is_empty(), "{} mislabelled, first: {}", wrong.len(), wrong[0]);
+    assert!(wrong.is_empty(), "{} mislabelled, first: {}", wrong.len(), wrong[0].what);
     assert_eq!(count.refused, 0);
     assert!(service.terminate().await.success());
     json!({

@@ -6,6 +6,7 @@ pub(crate) mod faulty_disk;
 pub(crate) mod http;
 pub(crate) mod process;
 pub(crate) mod redis;
+pub(crate) mod skewed_clock;
 pub(crate) mod switch;
 pub(crate) mod traffic;
 

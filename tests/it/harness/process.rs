@@ -1,7 +1,7 @@
 //! The real binary as a child: started, killed, started again.
 
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -18,9 +18,14 @@ pub(crate) struct Process {
     http: Http,
 }
 
+/// Where the binary is: the one that was built with the tests, or the one that `FAULTS_BINARY` names.
+pub(crate) fn binary() -> PathBuf {
+    std::env::var_os("FAULTS_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_geotrail").into(), PathBuf::from)
+}
+
 /// The binary, talking to nobody's environment but the test's.
 pub(crate) fn geotrail() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_geotrail"));
+    let mut command = Command::new(binary());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("GEOTRAIL_") {
             command.env_remove(name);
