@@ -23,7 +23,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use super::keys::Keys;
 use super::link::{Change, Command, Reply, Request};
 use super::marks::Attempt;
-use super::newest::{corrupt, id};
+use super::newest::corrupt;
 use super::shard::{Layout, Shard};
 use super::{Index, packed};
 use crate::model::{Cell, DriverId, Fix, Hour, Point, QuadCell, Timestamp};
@@ -86,6 +86,27 @@ pub(super) struct Slice<'a, 'b> {
 /// sharded there are none.
 pub(super) type ToLeave = Vec<Option<Vec<Cell>>>;
 
+/// What a slice comes to.
+struct Made {
+    to_leave: ToLeave,
+    /// Whether tracks got an expiry.
+    is_expiring: bool,
+}
+
+impl Slice<'_, '_> {
+    /// What Redis answered to a slice. A track that was there, and was gone by the time it was written (an eviction), has been
+    /// made without an expiry: the repetition that follows an error sets that.
+    fn made(&self, attempt: &mut Attempt, made: Made, mut answers: Vec<Reply>) -> Result<ToLeave, StoreError> {
+        let count = answers.pop().ok_or_else(|| corrupt("a transaction answered nothing"))?;
+        let begins_anew = |(chunk, length): (&Vec<u8>, &Reply)| *length == Reply::Integer(chunk.len() as i64);
+        if !made.is_expiring && self.chunks.iter().zip(&answers).any(begins_anew) {
+            return Err(StoreError::Unavailable("a track is gone".into()));
+        }
+        attempt.called(self.bucket, count.unwrapped())?;
+        Ok(made.to_leave)
+    }
+}
+
 impl Index {
     /// Puts `batch` in.
     pub(super) async fn apply(&self, batch: Batch<'_>) -> Result<Applied, StoreError> {
@@ -98,9 +119,8 @@ impl Index {
         let writes: Vec<Write<'_>> =
             slices.iter().map(|slice| self.write(&attempt, slice, batch.repeated)).collect();
         let mut written = Vec::with_capacity(slices.len());
-        for (slice, (to_leave, count)) in slices.iter().zip(self.link.change(&writes, connections).await?) {
-            attempt.called(slice.bucket, count)?;
-            written.push(to_leave);
+        for (slice, (made, answers)) in slices.iter().zip(self.link.change(&writes, connections).await?) {
+            written.push(slice.made(&mut attempt, made, answers)?);
         }
         if let Layout::Sharded(_) = self.keys.layout() {
             self.put_in_places(&mut attempt, &slices, written).await?;
@@ -192,15 +212,22 @@ struct Write<'b> {
 }
 
 impl Change for Write<'_> {
-    type Made = ToLeave;
+    type Made = Made;
 
     fn key(&self) -> &[u8] {
         &self.fixes
     }
 
+    /// Every write of a driver touches its track.
+    fn watched(&self) -> &[Bytes] {
+        &self.tracks
+    }
+
     fn look(&self, request: &mut Request) {
-        self.name_tracks(request.command("WATCH", self.tracks.len()));
-        self.name_tracks(request.command("EXISTS", self.tracks.len()));
+        request.command("EXISTS", self.tracks.len());
+        for track in &self.tracks {
+            request.arg(track);
+        }
         self.ask(&self.fixes, request);
         // What is of a wrong type is told before anything is written.
         request.command("ZCARD", 1).arg(self.keys.roster(self.bucket));
@@ -213,7 +240,7 @@ impl Change for Write<'_> {
         }
     }
 
-    fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<ToLeave, StoreError> {
+    fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Made, StoreError> {
         let mut seen = seen.into_iter();
         let mut next = || seen.next().ok_or_else(|| corrupt("a look was not answered"));
         let (tracks, stored, _) = (next()?.count()?, next()?.list()?, next()?);
@@ -224,13 +251,13 @@ impl Change for Write<'_> {
         }
 
         // Each track that a chunk may make gets its expiry with it.
-        let may_be_made = self.is_repeated || tracks < self.tracks.len() as u64;
+        let is_expiring = self.is_repeated || tracks < self.tracks.len() as u64;
         for (folded, (track, chunk)) in self.drivers.iter().zip(self.tracks.iter().zip(self.chunks)) {
             debug_assert!(self.is_repeated || !chunk.is_empty(), "{folded:?} brings something");
             if !chunk.is_empty() {
                 request.command("APPEND", 2).arg(track).arg(chunk);
             }
-            if may_be_made {
+            if is_expiring {
                 self.expire(track, request);
             }
         }
@@ -281,17 +308,11 @@ impl Change for Write<'_> {
         }
         self.put("HSET", &self.fixes, &fixes, request);
         request.add(&self.note);
-        Ok(to_leave)
+        Ok(Made { to_leave, is_expiring })
     }
 }
 
 impl Write<'_> {
-    fn name_tracks(&self, request: &mut Request) {
-        for track in &self.tracks {
-            request.arg(track);
-        }
-    }
-
     /// Asks what a hash has of each driver.
     fn ask(&self, key: &Bytes, request: &mut Request) {
         request.command("HMGET", self.drivers.len() + 1).arg(key);

@@ -3,6 +3,10 @@
 //! is looked at again. A change that is dropped is dropped for another that was made, so somebody always gets on; one
 //! that a crash or a lost connection breaks off is made whole or not at all.
 //!
+//! What is watched first is one key that all changes of the same key write, which costs nearly nothing; whoever was
+//! overtaken once watches what it rests on and nothing else, so that nobody is kept from writing by others' business.
+//! Changes of one key therefore go one at a time; those of several keys go over several lines.
+//!
 //! A line carries one change after the other; the looks for the next go out with the writes of the one before. MULTI
 //! goes with the looks: were it refused after them, what follows would be carried out unwatched.
 //!
@@ -12,6 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use futures_util::future;
 use parking_lot::Mutex;
 use rand::RngExt as _;
@@ -22,7 +27,7 @@ use super::node::Node;
 use super::{Link, PAUSES, ROUNDS, Route, nobody};
 use crate::store::StoreError;
 
-/// Lines to one server at once: while one waits for an answer, Redis works for another.
+/// Lines to one server at once, each for changes of other keys: while one waits for an answer, Redis works for another.
 const LINES: usize = 4;
 
 /// What is looked at, and what is then written. All in one slot.
@@ -30,76 +35,89 @@ pub(in crate::store::redis) trait Change: Sync {
     /// What is known of it once it is made.
     type Made: Send;
 
-    /// A key of its slot.
+    /// The key that it writes; its slot is that of all others.
     fn key(&self) -> &[u8];
 
-    /// Asks what must be known, after watching what must not change until it is written.
+    /// What it rests on, besides.
+    fn watched(&self) -> &[Bytes];
+
+    /// Asks what must be known.
     fn look(&self, request: &mut Request);
 
-    /// Writes, given what the looks answered, but for the answer to the watching. Redis answers the last command with
-    /// what [`Link::change`] gives beside what this returns.
+    /// Writes, given what the looks answered. What Redis answers to the last command is what [`Link::change`] gives beside
+    /// what this returns. Everything watched is written; of [`Change::key`], what it rests on.
     fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Self::Made, StoreError>;
 }
 
-/// The changes of one server that nobody has taken yet.
+/// A change whose turn it is.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    at: usize,
+    /// Somebody else was faster the last time.
+    is_overtaken: bool,
+}
+
+/// The changes of one server that no line has taken yet, those of each key together.
 #[derive(Debug)]
 struct Part {
     node: Arc<Node>,
     asking: bool,
-    queue: Mutex<VecDeque<usize>>,
+    queue: Mutex<VecDeque<VecDeque<Turn>>>,
 }
 
-type Outcome<C> = (usize, Result<(<C as Change>::Made, Reply), Failure>);
+/// What became of the changes that a line took.
+struct Outcomes<C: Change> {
+    made: Vec<(usize, C::Made, Vec<Reply>)>,
+    failed: Vec<(usize, Failure)>,
+    /// Not tried any more after a failure.
+    left: Vec<usize>,
+}
 
 impl Link {
-    /// Makes changes of which no two rest on the same, in any order. All that can be made are made, even if there is an
-    /// error. `connections` is what [`Link::connections`] said when it was last looked whose data this is.
+    /// Makes changes of which no two rest on the same, in any order, and gives for each what [`Change::write`] returned and
+    /// all that Redis answered. After an error any of them may have been made. `connections` is what
+    /// [`Link::connections`] said when it was last looked whose data this is.
     pub(in crate::store::redis) async fn change<C: Change>(
         &self,
         changes: &[C],
         connections: u64,
-    ) -> Result<Vec<(C::Made, Reply)>, StoreError> {
+    ) -> Result<Vec<(C::Made, Vec<Reply>)>, StoreError> {
         let begun = Instant::now();
-        let mut made: Vec<Option<(C::Made, Reply)>> = changes.iter().map(|_| None).collect();
+        let mut made: Vec<Option<(C::Made, Vec<Reply>)>> = changes.iter().map(|_| None).collect();
         let mut open: Vec<(usize, Route)> = (0..changes.len()).map(|at| (at, Route::Owner)).collect();
         if !open.is_empty() {
-            // Whoever brings the same drivers at the same time should not meet us at each of them.
+            // Whoever brings the same at the same time should not meet us at each of them.
             open.rotate_left(rand::rng().random_range(0..changes.len()));
         }
-        let (mut pause, mut trouble) = (PAUSES.0, None);
+        let mut pause = PAUSES.0;
         for round in 0.. {
             let parts = self.parts(std::mem::take(&mut open), changes)?;
             let works = parts.iter().flat_map(|part| {
                 let lines = part.queue.lock().len().min(LINES);
                 (0..lines).map(|_| self.work(part, changes, connections))
             });
-            let mut is_later = false;
+            let (mut trouble, mut is_later) = (None, false);
             for (part, outcomes) in future::join_all(works).await {
-                for (at, outcome) in outcomes {
-                    let failure = match outcome {
-                        Ok(done) => {
-                            made[at] = Some(done);
-                            continue;
-                        }
-                        Err(failure) if round == ROUNDS => return Err(failure.into()),
-                        Err(failure) => failure,
-                    };
+                for (at, done, answers) in outcomes.made {
+                    made[at] = Some((done, answers));
+                }
+                for (at, failure) in outcomes.failed {
                     match self.elsewhere(&part.node, Some(slot(changes[at].key())), &failure) {
-                        Some((route, later)) => {
+                        Some((route, later)) if round < ROUNDS => {
                             is_later |= later;
                             open.push((at, route));
                         }
-                        None => trouble = trouble.or(Some(failure)),
+                        _ => trouble = trouble.or(Some(failure)),
                     }
                 }
+                open.extend(outcomes.left.into_iter().map(|at| (at, part.route())));
             }
             if let Some(failure) = trouble {
                 return Err(failure.into());
             }
-            // What nobody has taken, since every line was lost that could have.
-            for part in parts {
-                let route = if part.asking { Route::Asking(part.node) } else { Route::Owner };
-                open.extend(part.queue.into_inner().into_iter().map(|at| (at, route.clone())));
+            for part in &parts {
+                let left = std::mem::take(&mut *part.queue.lock());
+                open.extend(left.into_iter().flatten().map(|turn| (turn.at, part.route())));
             }
             if open.is_empty() {
                 break;
@@ -108,20 +126,22 @@ impl Link {
                 if begun.elapsed() >= self.patience {
                     return Err(Failure::Again("not ready in time".into()).into());
                 }
-                tokio::time::sleep(pause.mul_f64(rand::rng().random_range(0.5..1.0))).await;
+                let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+                tokio::time::sleep(jittered).await;
                 pause = (pause * 2).min(PAUSES.1);
             }
         }
         made.into_iter().map(|made| made.ok_or_else(|| nobody().into())).collect()
     }
 
-    /// By server.
+    /// By server and key.
     fn parts<C: Change>(&self, open: Vec<(usize, Route)>, changes: &[C]) -> Result<Vec<Part>, StoreError> {
         let map = self.territory.map();
         let mut parts: Vec<Part> = Vec::new();
         for (at, route) in open {
+            let key = changes[at].key();
             let (node, asking) = match route {
-                Route::Owner => (map.owner(slot(changes[at].key())), false),
+                Route::Owner => (map.owner(slot(key)), false),
                 Route::At(node) => (Some(node), false),
                 Route::Asking(node) => (Some(node), true),
             };
@@ -129,134 +149,164 @@ impl Link {
                 self.territory.refresh.notify_one();
                 return Err(nobody().into());
             };
-            let known = parts.iter_mut().find(|part| Arc::ptr_eq(&part.node, &node) && part.asking == asking);
-            match known {
-                Some(part) => part.queue.get_mut().push_back(at),
-                None => parts.push(Part { node, asking, queue: Mutex::new([at].into()) }),
+            let is_its = |part: &Part| Arc::ptr_eq(&part.node, &node) && part.asking == asking;
+            let part = parts.iter().position(is_its).unwrap_or_else(|| {
+                parts.push(Part { node, asking, queue: Mutex::default() });
+                parts.len() - 1
+            });
+            let queue = parts[part].queue.get_mut();
+            let turn = Turn { at, is_overtaken: false };
+            match queue.iter_mut().find(|turns| turns.front().is_some_and(|turn| changes[turn.at].key() == key)) {
+                Some(turns) => turns.push_back(turn),
+                None => queue.push_back([turn].into()),
             }
         }
         Ok(parts)
     }
 
-    /// Makes changes of a part, one after the other, until there are none left or one fails.
+    /// Makes changes of a part, those of one key after the other, until there are none left or one fails.
     async fn work<'a, C: Change>(
         &self,
         part: &'a Part,
         changes: &[C],
         connections: u64,
-    ) -> (&'a Part, Vec<Outcome<C>>) {
-        let mut outcomes = Vec::new();
-        let Some(first) = part.queue.lock().pop_front() else { return (part, outcomes) };
+    ) -> (&'a Part, Outcomes<C>) {
+        let mut outcomes = Outcomes { made: Vec::new(), failed: Vec::new(), left: Vec::new() };
         let whose = self.whose.load();
         let begun = Instant::now();
-        match part.node.line(whose.as_deref(), self.is_cluster(), connections).await {
-            Ok(mut line) => match part.carry(&mut line, first, changes, &mut outcomes).await {
-                Ok(()) => part.node.keep(line),
-                // What was begun on it ends with it.
-                Err(()) => part.node.suspect(begun),
-            },
+        let Some(turns) = part.first() else { return (part, outcomes) };
+        let line = match part.node.line(whose.as_deref(), self.is_cluster(), connections).await {
+            Ok(line) => part.carry(line, turns, changes, &mut outcomes).await,
             Err(failure) => {
-                part.node.suspect(begun);
-                outcomes.push((first, Err(failure)));
+                outcomes.failed.extend(turns.into_iter().map(|turn| (turn.at, failure.clone())));
+                None
             }
+        };
+        match line {
+            Some(line) => part.node.keep(line),
+            None => part.node.suspect(begun),
         }
         (part, outcomes)
     }
 }
 
 impl Part {
-    /// Takes `first` and what is in the queue over `line`. After an error the line must not be used any more.
+    fn route(&self) -> Route {
+        if self.asking { Route::Asking(self.node.clone()) } else { Route::Owner }
+    }
+
+    /// The changes of a key that no line has taken.
+    fn first(&self) -> Option<VecDeque<Turn>> {
+        self.queue.lock().pop_front()
+    }
+
+    /// Takes `turns` and what is in the queue over a line. It is given back if it can be used any more: what was begun on
+    /// one that cannot ends with it.
     async fn carry<C: Change>(
         &self,
-        line: &mut Line,
-        first: usize,
+        mut line: Line,
+        mut turns: VecDeque<Turn>,
         changes: &[C],
-        outcomes: &mut Vec<Outcome<C>>,
-    ) -> Result<(), ()> {
-        let mut next = Some(first);
-        let mut seen: Option<(usize, Vec<Reply>)> = None;
+        outcomes: &mut Outcomes<C>,
+    ) -> Option<Line> {
+        let mut seen: Option<(Turn, Vec<Reply>)> = None;
         loop {
-            let mut request = Request { spells_out: line.is_new(), ..Request::default() };
+            let mut request = Request::default();
+            request.spells_out = line.is_new();
             let writing = match seen.take() {
                 None => None,
-                Some((at, replies)) => match changes[at].write(replies, &mut request) {
+                Some((turn, replies)) => match changes[turn.at].write(replies, &mut request) {
                     Ok(made) => {
                         request.command("EXEC", 0);
-                        Some((at, made, request.commands()))
+                        Some((turn, made, request.commands()))
                     }
                     Err(error) => {
-                        outcomes.push((at, Err(error.into())));
-                        self.queue.lock().extend(next);
-                        return Err(());
+                        outcomes.failed.push((turn.at, error.into()));
+                        break;
                     }
                 },
             };
-            if let Some(at) = next {
-                request.asks = self.asking;
-                changes[at].look(&mut request);
-                request.command("MULTI", 0);
+            if turns.is_empty() {
+                turns = self.first().unwrap_or_default();
             }
-            if writing.is_none() && next.is_none() {
-                return Ok(());
+            let looking = turns.pop_front();
+            if let Some(turn) = looking {
+                request.asks = self.asking;
+                watch(&changes[turn.at], turn, &mut request);
+                changes[turn.at].look(&mut request);
+                request.command("MULTI", 0);
+            } else if writing.is_none() {
+                return Some(line);
             }
             let mut replies = match line.exchange(request).await {
                 Ok(replies) => replies,
                 Err(failure) => {
-                    let lost = writing.map(|(at, ..)| at).into_iter().chain(next);
-                    outcomes.extend(lost.map(|at| (at, Err(failure.clone()))));
-                    return Err(());
+                    let lost = writing.map(|(turn, ..)| turn).into_iter().chain(looking);
+                    outcomes.failed.extend(lost.map(|turn| (turn.at, failure.clone())));
+                    break;
                 }
             };
             let looked = replies.split_off(writing.as_ref().map_or(0, |(.., commands)| *commands));
-            let mut is_over = false;
-            if let Some((at, made, _)) = writing {
+            let mut has_failed = false;
+            if let Some((turn, made, _)) = writing {
                 match executed(replies) {
-                    Ok(Some(reply)) => {
+                    Ok(Some(answers)) => {
                         line.has_executed();
-                        outcomes.push((at, Ok((made, reply))));
+                        outcomes.made.push((turn.at, made, answers));
                     }
-                    // Somebody else was faster: all of it anew.
-                    Ok(None) => self.queue.lock().push_back(at),
+                    Ok(None) => turns.push_back(Turn { is_overtaken: true, ..turn }),
                     Err(failure) => {
-                        outcomes.push((at, Err(failure)));
-                        is_over = true;
+                        outcomes.failed.push((turn.at, failure));
+                        has_failed = true;
                     }
                 }
             }
-            if let Some(at) = next {
-                let answers = looked.into_iter().skip(usize::from(self.asking));
-                let answers = answers.step_by(1 + usize::from(self.asking));
-                match answers.collect::<Result<Vec<_>, _>>() {
-                    Ok(mut answers) => {
-                        // Of WATCH, and of MULTI.
-                        answers.pop();
-                        answers.remove(0);
-                        seen = Some((at, answers));
-                    }
+            if let Some(turn) = looking {
+                match answers(looked, self.asking) {
+                    Ok(answers) => seen = Some((turn, answers)),
                     Err(failure) => {
-                        outcomes.push((at, Err(failure)));
-                        is_over = true;
+                        outcomes.failed.push((turn.at, failure));
+                        has_failed = true;
                     }
                 }
             }
-            if is_over {
-                self.queue.lock().extend(seen.map(|(at, _)| at));
-                return Err(());
+            if has_failed {
+                break;
             }
-            next = self.queue.lock().pop_front();
         }
+        outcomes.left.extend(seen.map(|(turn, _)| turn).into_iter().chain(turns).map(|turn| turn.at));
+        None
     }
 }
 
-/// What became of a transaction, given the replies to what was queued and to EXEC: the answer to its last command; `None`
-/// if it was dropped.
-fn executed(mut replies: Vec<Result<Reply, Failure>>) -> Result<Option<Reply>, Failure> {
+fn watch<C: Change>(change: &C, turn: Turn, request: &mut Request) {
+    if turn.is_overtaken {
+        request.command("WATCH", change.watched().len());
+        for key in change.watched() {
+            request.arg(key);
+        }
+    } else {
+        request.command("WATCH", 1).arg(change.key());
+    }
+}
+
+/// What the looks answered, without what stands for WATCH and for MULTI, and for ASKING before each.
+fn answers(replies: Vec<Result<Reply, Failure>>, asking: bool) -> Result<Vec<Reply>, Failure> {
+    let step = 1 + usize::from(asking);
+    let mut answers = replies.into_iter().skip(step - 1).step_by(step).collect::<Result<Vec<_>, _>>()?;
+    answers.pop();
+    answers.remove(0);
+    Ok(answers)
+}
+
+/// What a transaction answered, given the replies to what was queued and to EXEC; `None` if it was dropped.
+fn executed(mut replies: Vec<Result<Reply, Failure>>) -> Result<Option<Vec<Reply>>, Failure> {
     let executed = replies.pop().unwrap_or_else(|| Err(Failure::Down("no reply".into())));
     // What could not be queued says why; then EXEC says no more than that nothing was done.
     replies.into_iter().collect::<Result<Vec<_>, _>>()?;
     match executed? {
         Reply::Nil => Ok(None),
-        Reply::List(mut answers) => Ok(Some(answers.pop().unwrap_or(Reply::Nil).unwrapped())),
+        Reply::List(answers) => Ok(Some(answers)),
         _ => Err(Failure::Corrupt("what EXEC answers is no list".into())),
     }
 }

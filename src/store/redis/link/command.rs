@@ -189,7 +189,7 @@ impl Reply {
     }
 
     /// A list that is the only element of a list; of anything else, itself. An empty list stands for nothing.
-    pub(super) fn unwrapped(self) -> Self {
+    pub(in crate::store::redis) fn unwrapped(self) -> Self {
         match self {
             Self::List(items) => items.into_iter().next().unwrap_or(Self::Nil),
             other => other,

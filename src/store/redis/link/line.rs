@@ -222,9 +222,12 @@ fn silent() -> Failure {
     Failure::Down("it does not answer".into())
 }
 
+/// What Redis answered to one command, in so many bytes.
+type Parsed = (Result<Reply, Failure>, usize);
+
 /// The reply that `bytes` begin with, and its length; `None` if it is not all there. A list with an error among its
 /// elements, which EXEC alone answers, is that error: what else was in the list was done.
-fn parse(bytes: &[u8], depth: usize) -> Result<Option<(Result<Reply, Failure>, usize)>, Failure> {
+fn parse(bytes: &[u8], depth: usize) -> Result<Option<Parsed>, Failure> {
     let unreadable = || Failure::Down("a reply cannot be read".into());
     let Some(end) = bytes.iter().position(|byte| *byte == b'\r').filter(|end| end + 1 < bytes.len()) else {
         return if bytes.len() > MOST_BYTES { Err(unreadable()) } else { Ok(None) };
@@ -268,7 +271,7 @@ fn parse(bytes: &[u8], depth: usize) -> Result<Option<(Result<Reply, Failure>, u
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Option<(Result<Reply, Failure>, usize)> {
+    fn read(text: &str) -> Option<Parsed> {
         parse(text.as_bytes(), MOST_DEPTH).expect("it can be read")
     }
 

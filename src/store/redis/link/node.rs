@@ -200,12 +200,9 @@ impl Node {
             tokio::task::yield_now().await;
             return Err(self.state.live.load().down());
         }
-        loop {
-            let kept = self.state.lines.lock().pop();
-            match kept {
-                Some(mut line) if line.is_quiet() => return Ok(line),
-                Some(_) => {}
-                None => break,
+        while let Some(mut line) = self.kept() {
+            if line.is_quiet() {
+                return Ok(line);
             }
         }
         let question = whose.filter(|_| !is_cluster).map(|whose| &whose.question);
@@ -223,6 +220,10 @@ impl Node {
             self.state.tally.connections.fetch_add(1, Ordering::Release);
         }
         Err(Failure::Down("a new connection: it is not known whose data it leads to".into()))
+    }
+
+    fn kept(&self) -> Option<Line> {
+        self.state.lines.lock().pop()
     }
 
     /// Keeps a line for the next write.
