@@ -72,8 +72,8 @@ impl Gate {
         self.is_closed.store(true, Ordering::SeqCst);
     }
 
-    async fn holds(&mut self) -> oneshot::Sender<Verdict> {
-        self.held.recv().await.expect("the gate is there")
+    async fn holds(&mut self) -> Option<oneshot::Sender<Verdict>> {
+        self.held.recv().await
     }
 
     fn passed(&self) -> usize {
@@ -149,7 +149,7 @@ async fn a_write_that_was_overtaken_looks_again() {
         let (older, newer) = (fleet(0, 1, 20), fleet(0, 2, 30));
         gate.close();
         let overtaking = async {
-            let held = gate.holds().await;
+            let held = gate.holds().await.expect("the gate is there");
             fast.apply(batch(&newer, 1)).await.expect("Redis is there");
             held.send(Verdict::Pass).expect("the gate waits");
         };
@@ -166,24 +166,32 @@ async fn a_write_that_was_overtaken_looks_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn others_drivers_hold_nobody_up() {
+async fn others_drivers_hold_nobody_up_twice() {
     let server = RedisServer::start();
     let mut gate = Gate::before(&server).await;
     let slow = connected(&server, gate.url(), ONE, None).await;
     let fast = connected(&server, server.url(), TWO, None).await;
-    slow.apply(batch(&fleet(0, 0, 10), 1)).await.expect("Redis is there");
-    let alone = gate.passed();
+    // One transaction.
+    let ours = |step, seconds| fleet(0, step, seconds)[..40].to_vec();
+    slow.apply(batch(&ours(0, 10), 1)).await.expect("Redis is there");
+    assert_eq!(gate.passed(), 1);
+    let theirs = [1, 2, 3].map(|step| fleet(DRIVERS, step, 20 + i64::from(step)));
     gate.close();
-    let (ours, theirs) = (fleet(0, 1, 20), fleet(DRIVERS, 1, 20));
     let meanwhile = async {
-        let held = gate.holds().await;
-        fast.apply(batch(&theirs, 1)).await.expect("Redis is there");
-        held.send(Verdict::Pass).expect("the gate waits");
+        for (end, theirs) in theirs.iter().enumerate() {
+            let Some(held) = gate.holds().await else { break };
+            fast.apply(batch(theirs, end as u64 + 1)).await.expect("Redis is there");
+            gate.close();
+            held.send(Verdict::Pass).expect("the gate waits");
+        }
     };
-    let (written, ()) = tokio::join!(slow.apply(batch(&ours, 2)), meanwhile);
+    let written = tokio::select! {
+        written = slow.apply(batch(&ours(1, 20), 2)) => written,
+        () = meanwhile => panic!("nobody gets on"),
+    };
     written.expect("Redis is there");
-    assert_eq!(gate.passed(), 2 * alone, "nothing was written twice");
-    assert_holds(&slow, &[fleet(0, 0, 10), ours, theirs].concat()).await;
+    assert_eq!(gate.passed(), 3, "overtaken once, then never again");
+    assert_holds(&slow, &[ours(0, 10), ours(1, 20), theirs[0].clone(), theirs[1].clone()].concat()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,7 +208,7 @@ async fn a_connection_that_is_lost_takes_its_write_with_it() {
         let (older, newer) = (fleet(0, 1, 20)[..3].to_vec(), fleet(0, 2, 30)[..3].to_vec());
         gate.close();
         let losing = async {
-            let held = gate.holds().await;
+            let held = gate.holds().await.expect("the gate is there");
             fast.apply(batch(&newer, 1)).await.expect("Redis is there");
             held.send(Verdict::Cut).expect("the gate waits");
         };
