@@ -13,7 +13,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::harness::redis::RedisServer;
-use crate::redis_store::{assert_holds, assert_public_keys, batch, id, now, options, point, works_again};
+use crate::redis_store::{
+    assert_expiries, assert_holds, assert_public_keys, batch, id, now, options, point, works_again,
+};
 use crate::sharding::{assert_sharded_keys, resolution};
 
 const ONE: &str = "00000000000000a1";
@@ -223,4 +225,29 @@ async fn a_connection_that_is_lost_takes_its_write_with_it() {
         assert_holds(&slow, &all).await;
         assert_keys(&server, &all, cells.map(resolution));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_track_that_goes_meanwhile_is_noticed_and_comes_back_with_its_expiry() {
+    let server = RedisServer::start();
+    let mut gate = Gate::before(&server).await;
+    let store = connected(&server, gate.url(), ONE, None).await;
+    let [first, second] = [(0, 10), (1, 20)].map(|(step, seconds)| fleet(0, step, seconds));
+    store.apply(batch(&first, 1)).await.expect("Redis is there");
+    let track = format!("geotrail:{{{}}}:track:{}", first[0].fix.ts.hour(), id(0));
+    gate.close();
+    let going = async {
+        let held = gate.holds().await.expect("the gate is there");
+        for number in 0..DRIVERS {
+            server.cli(&["UNLINK", &track.replace(id(0).as_str(), id(number).as_str())]);
+        }
+        held.send(Verdict::Pass).expect("the gate waits");
+    };
+    let (written, ()) = tokio::join!(store.apply(batch(&second, 2)), going);
+    assert!(matches!(written, Err(StoreError::Unavailable(_))), "{written:?}");
+    for (points, end) in [(&first, 1), (&second, 2)] {
+        store.apply(Batch { repeated: true, ..batch(points, end) }).await.expect("Redis is there");
+    }
+    assert_expiries(&server);
+    assert_holds(&store, &[first, second].concat()).await;
 }

@@ -246,14 +246,7 @@ fn the_documented_user_may_do_what_the_store_does_and_no_more() {
             let text = std::fs::read_to_string(path).expect("a source");
             used.append(&mut called(
                 &text,
-                &[
-                    "Command::on(\"",
-                    "Command::keyless(\"",
-                    ".command(\"",
-                    ".put(\"",
-                    "redis.call('",
-                    "redis.pcall('",
-                ],
+                &["Command::on(\"", "Command::keyless(\"", ".command(\"", ".put(\"", "redis.call('", "redis.pcall('"],
             ));
         }
     }

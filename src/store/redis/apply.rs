@@ -116,8 +116,7 @@ impl Index {
         let mut folded = fold(self.keys.layout(), batch);
         folded.retain(|(bucket, _)| !self.owes(&mut attempt, *bucket));
         let slices = self.slices(&folded, batch.repeated).await?;
-        let writes: Vec<Write<'_>> =
-            slices.iter().map(|slice| self.write(&attempt, slice, batch.repeated)).collect();
+        let writes: Vec<Write<'_>> = slices.iter().map(|slice| self.write(&attempt, slice, batch.repeated)).collect();
         let mut written = Vec::with_capacity(slices.len());
         for (slice, (made, answers)) in slices.iter().zip(self.link.change(&writes, connections).await?) {
             written.push(slice.made(&mut attempt, made, answers)?);

@@ -165,26 +165,20 @@ impl Link {
     }
 
     /// Makes changes of a part, those of one key after the other, until there are none left or one fails.
-    async fn work<'a, C: Change>(
-        &self,
-        part: &'a Part,
-        changes: &[C],
-        connections: u64,
-    ) -> (&'a Part, Outcomes<C>) {
+    async fn work<'a, C: Change>(&self, part: &'a Part, changes: &[C], connections: u64) -> (&'a Part, Outcomes<C>) {
         let mut outcomes = Outcomes { made: Vec::new(), failed: Vec::new(), left: Vec::new() };
-        let whose = self.whose.load();
-        let begun = Instant::now();
+        let (whose, begun) = (self.whose.load(), Instant::now());
         let Some(turns) = part.first() else { return (part, outcomes) };
-        let line = match part.node.line(whose.as_deref(), self.is_cluster(), connections).await {
+        let carried = match part.node.line(whose.as_deref(), self.is_cluster(), connections).await {
             Ok(line) => part.carry(line, turns, changes, &mut outcomes).await,
             Err(failure) => {
                 outcomes.failed.extend(turns.into_iter().map(|turn| (turn.at, failure.clone())));
-                None
+                Err(begun)
             }
         };
-        match line {
-            Some(line) => part.node.keep(line),
-            None => part.node.suspect(begun),
+        match carried {
+            Ok(line) => part.node.keep(line),
+            Err(begun) => part.node.suspect(begun),
         }
         (part, outcomes)
     }
@@ -200,17 +194,18 @@ impl Part {
         self.queue.lock().pop_front()
     }
 
-    /// Takes `turns` and what is in the queue over a line. It is given back if it can be used any more: what was begun on
-    /// one that cannot ends with it.
+    /// Takes `turns` and what is in the queue over a line. It is given back if it can be used any more; else, when what
+    /// failed was begun: with the line ends what was begun on it.
     async fn carry<C: Change>(
         &self,
         mut line: Line,
         mut turns: VecDeque<Turn>,
         changes: &[C],
         outcomes: &mut Outcomes<C>,
-    ) -> Option<Line> {
+    ) -> Result<Line, Instant> {
         let mut seen: Option<(Turn, Vec<Reply>)> = None;
-        loop {
+        let begun = loop {
+            let begun = Instant::now();
             let mut request = Request::default();
             request.spells_out = line.is_new();
             let writing = match seen.take() {
@@ -222,7 +217,7 @@ impl Part {
                     }
                     Err(error) => {
                         outcomes.failed.push((turn.at, error.into()));
-                        break;
+                        break begun;
                     }
                 },
             };
@@ -236,14 +231,14 @@ impl Part {
                 changes[turn.at].look(&mut request);
                 request.command("MULTI", 0);
             } else if writing.is_none() {
-                return Some(line);
+                return Ok(line);
             }
             let mut replies = match line.exchange(request).await {
                 Ok(replies) => replies,
                 Err(failure) => {
                     let lost = writing.map(|(turn, ..)| turn).into_iter().chain(looking);
                     outcomes.failed.extend(lost.map(|turn| (turn.at, failure.clone())));
-                    break;
+                    break begun;
                 }
             };
             let looked = replies.split_off(writing.as_ref().map_or(0, |(.., commands)| *commands));
@@ -271,11 +266,11 @@ impl Part {
                 }
             }
             if has_failed {
-                break;
+                break begun;
             }
-        }
+        };
         outcomes.left.extend(seen.map(|(turn, _)| turn).into_iter().chain(turns).map(|turn| turn.at));
-        None
+        Err(begun)
     }
 }
 

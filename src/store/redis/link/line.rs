@@ -280,7 +280,8 @@ mod tests {
         let mut request = Request::default();
         request.command("ZADD", 3).arg("key").number(1_234_567_890_123_456_u64).arg([0xff, b'\r', b'\n']);
         request.add(&Command::keyless("MULTI"));
-        let expected = b"*4\r\n$4\r\nZADD\r\n$3\r\nkey\r\n$16\r\n1234567890123456\r\n$3\r\n\xff\r\n\r\n*1\r\n$5\r\nMULTI\r\n";
+        let expected =
+            b"*4\r\n$4\r\nZADD\r\n$3\r\nkey\r\n$16\r\n1234567890123456\r\n$3\r\n\xff\r\n\r\n*1\r\n$5\r\nMULTI\r\n";
         assert_eq!((request.bytes.as_slice(), request.commands()), (expected.as_slice(), 2));
     }
 
@@ -307,7 +308,8 @@ mod tests {
 
     #[test]
     fn what_is_no_reply_is_a_failure() {
-        for text in ["\r\n", "!\r\n", ":x\r\n", "$-2\r\n", "$99999999999\r\n", "*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n:1\r\n"] {
+        for text in ["\r\n", "!\r\n", ":x\r\n", "$-2\r\n", "$99999999999\r\n", "*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n:1\r\n"]
+        {
             assert!(parse(text.as_bytes(), MOST_DEPTH).is_err(), "{text:?}");
         }
     }

@@ -6,6 +6,8 @@
 //! once, and what is answered with MOVED or ASK is sent where that says. A server that answers nothing costs only what
 //! is asked of it. One server, or the primary that sentinels name, is a map with one owner.
 //!
+//! What may be written only if nobody wrote meanwhile (`change`) goes over connections of its own (`line`).
+//!
 //! Never here: a key, a script's text, what a reply means.
 
 use std::path::Path;

@@ -234,8 +234,8 @@ impl Node {
         }
     }
 
-    /// A line failed that was begun with at this moment: whether the server is still there is looked at, and what
-    /// other lines are kept goes.
+    /// Something failed on a line that was begun at this moment: it is looked whether the server is still there, and
+    /// what other lines are kept goes.
     pub(super) fn suspect(&self, begun: Instant) {
         self.state.lines.lock().clear();
         if begun.elapsed() >= self.state.timeout {
