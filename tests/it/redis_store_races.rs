@@ -177,7 +177,7 @@ async fn others_drivers_hold_nobody_up_twice() {
     let ours = |step, seconds| fleet(0, step, seconds)[..40].to_vec();
     slow.apply(batch(&ours(0, 10), 1)).await.expect("Redis is there");
     assert_eq!(gate.passed(), 1);
-    let theirs = [1, 2, 3].map(|step| fleet(DRIVERS, step, 20 + i64::from(step)));
+    let (moved, theirs) = (ours(1, 20), [1, 2, 3].map(|step| fleet(DRIVERS, step, 20 + i64::from(step))));
     gate.close();
     let meanwhile = async {
         for (end, theirs) in theirs.iter().enumerate() {
@@ -188,12 +188,12 @@ async fn others_drivers_hold_nobody_up_twice() {
         }
     };
     let written = tokio::select! {
-        written = slow.apply(batch(&ours(1, 20), 2)) => written,
+        written = slow.apply(batch(&moved, 2)) => written,
         () = meanwhile => panic!("nobody gets on"),
     };
     written.expect("Redis is there");
     assert_eq!(gate.passed(), 3, "overtaken once, then never again");
-    assert_holds(&slow, &[ours(0, 10), ours(1, 20), theirs[0].clone(), theirs[1].clone()].concat()).await;
+    assert_holds(&slow, &[ours(0, 10), moved, theirs[0].clone(), theirs[1].clone()].concat()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
