@@ -50,6 +50,9 @@ impl Gate {
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect(&target).await.expect("the server is there");
+                for socket in [&client, &server] {
+                    socket.set_nodelay(true).expect("it is a socket");
+                }
                 let ((from_client, to_client), (mut from_server, mut to_server)) =
                     (client.into_split(), server.into_split());
                 let mut to_client_of_server = to_client;
