@@ -3,6 +3,12 @@
 use std::process::ExitCode;
 
 use geotrail::telemetry::LogFormat;
+use mimalloc::MiMalloc;
+
+/// A request takes some sixty pieces of memory and gives them back: with the C library's allocator that is a fifth of its
+/// instructions.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> anyhow::Result<ExitCode> {
     rustls::crypto::ring::default_provider()

@@ -32,7 +32,7 @@ use tracing::{error, info, warn};
 
 use crate::clock::Clock;
 use crate::journal::{Checkpoint, Committed, Journal, Note, Reader, Record};
-use crate::model::Offset;
+use crate::model::{Offset, Point};
 use crate::store::{Applied, Store};
 
 pub use dead_letters::{DeadLetters, Letter};
@@ -51,6 +51,9 @@ pub const HISTORY_POINTS: usize = 16_000;
 const HISTORY_TAKES: Duration = Duration::from_millis(300);
 /// A store that does not take so many in its time is given fewer, down to this.
 pub const FEWEST_POINTS: usize = 500;
+/// How long points gather before they are applied, where batches come faster than that: what it costs to read and to
+/// apply hardly depends on how few they are. Who is alone never waits.
+const GATHER: Duration = Duration::from_millis(4);
 /// More bytes than this between the live hand and the end of the journal become history: half a second's work.
 const LIVE_BYTES: u64 = 1 << 20;
 
@@ -138,6 +141,7 @@ impl Applier {
             told: Instant::now(),
             replayed: Instant::now(),
             is_partial: false,
+            gathers: false,
             noted: (start, Instant::now()),
             is_lowered: true,
             applier: self,
@@ -219,6 +223,8 @@ struct Run {
     replayed: Instant,
     /// The last batch could be put in in part alone.
     is_partial: bool,
+    /// What was applied last were several small batches.
+    gathers: bool,
     /// The checkpoint, and when it was last looked after.
     noted: (Offset, Instant),
     /// The checkpoint is not beyond what the pass owes: only then may the pass go on, for a store may note more.
@@ -261,7 +267,11 @@ impl Run {
                 }
                 Step::Nothing => {
                     tokio::select! {
-                        changed = committed.changed() => if changed.is_err() { self.stop.cancelled().await },
+                        changed = committed.changed() => match changed {
+                            Ok(()) if self.gathers => tokio::time::sleep(GATHER).await,
+                            Ok(()) => {}
+                            Err(_) => self.stop.cancelled().await,
+                        },
                         () = self.applier.progress.something_lost() => {}
                         () = self.stop.cancelled() => {}
                         // Wakes to note what a background flush has made durable, and to stay fresh.
@@ -320,7 +330,9 @@ impl Run {
         let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(true) };
         let (start, end, points_end) = (first.start, last.end, last.points_end);
         let (first_received, received) = (first.received, last.received);
-        let points = records.into_iter().flat_map(|record| record.points).collect();
+        let batches = records.len();
+        let points: Vec<Point> = records.into_iter().flat_map(|record| record.points).collect();
+        self.gathers = batches > 1 && points.len() < LIVE_POINTS / 4;
         let mut chunk = Chunk { points, start, end, received: first_received, repeated: false };
         let mut back_off = BackOff::new();
         loop {

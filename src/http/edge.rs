@@ -11,8 +11,8 @@ use futures_util::FutureExt as _;
 use http::header::{CACHE_CONTROL, HOST, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, Method, Version};
 
-use super::Service;
 use super::problem::Problem;
+use super::{Service, query};
 
 /// The most bytes of all header fields together. A request of ours needs a few hundred.
 const MAX_FIELDS_BYTES: usize = 32 * 1_024;
@@ -40,8 +40,17 @@ pub(super) async fn pass(State(service): State<Arc<Service>>, request: Request, 
     } else {
         tracing::debug!(method, route, status = status.as_u16(), ms, "answered");
     }
+    if is_question(method, route) {
+        query::label(&service, &mut response);
+    }
     seal(&mut response);
     response
+}
+
+/// Whether this asks about drivers.
+fn is_question(method: &str, route: &str) -> bool {
+    let is_about_drivers = route.starts_with("/v1/") && !route.starts_with("/v1/admin/") && route != "/v1/points";
+    is_about_drivers && matches!(method, "GET" | "HEAD")
 }
 
 /// Adds the headers that every answer has.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, StatusCode, Uri};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use serde::Serialize;
@@ -58,16 +58,11 @@ impl Receipt {
 }
 
 /// Takes points in: 202 once they are on disk, 200 once the first store has them too.
-pub(super) async fn post_points(
-    State(service): State<Arc<Service>>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
-    let params = Params::parse(uri.query(), &["wait"])?;
+pub(super) async fn post_points(State(service): State<Arc<Service>>, request: Request) -> Result<Response, Problem> {
+    let params = Params::parse(request.uri().query(), &["wait"])?;
     let waits = params.read("wait", "be `applied`", |wait| (wait == "applied").then_some(()))?.is_some();
-    let format = Format::from_headers(&headers)?;
-    let (body, room) = read(body).await?;
+    let format = Format::from_headers(request.headers())?;
+    let (body, room) = read(request.into_body()).await?;
     let now = service.clock.now();
     let retention_ms = i64::try_from(service.queries.retention().as_millis()).unwrap_or(i64::MAX);
     let parsed = points::parse(&body, format, &Rules { now, retention_ms })?;

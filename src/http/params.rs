@@ -3,6 +3,7 @@
 //! `+` stands for itself, not for a blank: no parameter of ours can hold a blank, and a time such as
 //! `2026-11-22T19:58:45+01:00` must survive a client that forgot to escape it.
 
+use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
 use super::problem::Problem;
@@ -12,12 +13,12 @@ const COMPARED_BYTES: usize = 64;
 
 /// The parameters of one request, decoded.
 #[derive(Debug)]
-pub(crate) struct Params(Vec<(&'static str, String)>);
+pub(crate) struct Params<'a>(Vec<(&'static str, Cow<'a, str>)>);
 
-impl Params {
+impl<'a> Params<'a> {
     /// Reads a query string that may have the `known` parameters.
-    pub(crate) fn parse(query: Option<&str>, known: &[&'static str]) -> Result<Self, Problem> {
-        let mut given: Vec<(&'static str, String)> = Vec::new();
+    pub(crate) fn parse(query: Option<&'a str>, known: &[&'static str]) -> Result<Self, Problem> {
+        let mut given: Vec<(&'static str, Cow<'a, str>)> = Vec::with_capacity(known.len());
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let decoded = decode(name);
@@ -35,7 +36,7 @@ impl Params {
 
     /// A parameter as text.
     pub(crate) fn text(&self, name: &'static str) -> Option<&str> {
-        self.0.iter().find(|(given, _)| *given == name).map(|(_, value)| value.as_str())
+        self.0.iter().find(|(given, _)| *given == name).map(|(_, value)| &**value)
     }
 
     /// A parameter read by `read`; where that gives nothing, the problem says that it `must` be so.
@@ -85,7 +86,10 @@ pub(crate) fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str
 }
 
 /// Undoes percent-encoding; `None` where it is broken or does not end in UTF-8.
-fn decode(text: &str) -> Option<String> {
+fn decode(text: &str) -> Option<Cow<'_, str>> {
+    if !text.as_bytes().contains(&b'%') {
+        return Some(Cow::Borrowed(text));
+    }
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -94,7 +98,7 @@ fn decode(text: &str) -> Option<String> {
             if byte == b'%' { (hex_digit(rest.next())? * 16 + hex_digit(rest.next())?) as u8 } else { byte };
         bytes.push(decoded);
     }
-    String::from_utf8(bytes).ok()
+    String::from_utf8(bytes).ok().map(Cow::Owned)
 }
 
 #[cfg(test)]
@@ -103,7 +107,7 @@ mod tests {
 
     const KNOWN: &[&str] = &["lat", "lon", "radius_m", "limit"];
 
-    fn parse(query: &str) -> Result<Params, Problem> {
+    fn parse(query: &str) -> Result<Params<'_>, Problem> {
         Params::parse(Some(query), KNOWN)
     }
 

@@ -17,6 +17,9 @@ use super::{Position, QuadCell};
 /// that are then counted in vain there are never more than a few dozen.
 const SKEW: u64 = 4;
 
+/// Room is made for so many at once; of more when they come.
+const MOST_AT_ONCE: usize = 64;
+
 /// A cell of one of the sources that are searched together (the hours of a trailing window, say).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe {
@@ -146,7 +149,7 @@ impl NearestWalk {
 impl<T: Ord> Nearest<T> {
     /// Nothing yet. The radius is in metres, its edge included.
     pub fn new(centre: Position, radius_m: f64, limit: usize) -> Self {
-        Self { centre, radius_m, limit, found: BinaryHeap::new() }
+        Self { centre, radius_m, limit, found: BinaryHeap::with_capacity(limit.min(MOST_AT_ONCE) + 2) }
     }
 
     /// `item` is at `position`. The caller offers an item once.

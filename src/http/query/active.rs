@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::Response;
-use http::{HeaderMap, Uri};
 use serde::Serialize;
 
 use super::list::{self, Listing, Rows};
@@ -49,29 +48,27 @@ impl Listing for Active {
 /// Lists the active drivers.
 pub(in crate::http) async fn active(
     State(service): State<Arc<Service>>,
-    uri: Uri,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, Problem> {
-    let params = Params::parse(uri.query(), &["max_age_s", "limit", "cursor", "tags", "require"])?;
+    let params = Params::parse(request.uri().query(), &["max_age_s", "limit", "cursor", "tags", "require"])?;
     let max_age = ask::max_age(&params, service.queries.retention())?;
     let tags = ask::tags(&params)?;
-    list::answer(service, &headers, &params, Active { max_age, tags }).await
+    list::answer(service, request.headers(), &params, Active { max_age, tags }).await
 }
 
 /// Counts the active drivers.
 pub(in crate::http) async fn active_count(
     State(service): State<Arc<Service>>,
-    uri: Uri,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Count {
         count: u64,
     }
-    let params = Params::parse(uri.query(), &["max_age_s", "require"])?;
+    let params = Params::parse(request.uri().query(), &["max_age_s", "require"])?;
     let max_age = ask::max_age(&params, service.queries.retention())?;
     let require = ask::require(&params)?;
-    let form = Form::negotiate(&headers, Form::SINGLE)?;
+    let form = Form::negotiate(request.headers(), Form::SINGLE)?;
     let Answer { value: count, index } = fetch(&service, require, service.queries.active_count(max_age)).await?;
     Ok(respond(form, index, render::object(&Count { count }, index)))
 }

@@ -89,7 +89,7 @@ const HOUR: &str = "be a UTC hour written YYYYMMDDHH";
 mod tests {
     use super::*;
 
-    fn params(query: &str) -> Params {
+    fn params(query: &str) -> Params<'_> {
         Params::parse(Some(query), &["limit", "max_age_s", "tags", "from", "hour", "require"]).unwrap()
     }
 

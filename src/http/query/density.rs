@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::Response;
 use h3o::Resolution;
-use http::{HeaderMap, Uri};
 
 use super::{ask, fetch, respond};
 use crate::http::Service;
@@ -18,17 +17,16 @@ use crate::query::Answer;
 /// How many active drivers each cell holds.
 pub(in crate::http) async fn density(
     State(service): State<Arc<Service>>,
-    uri: Uri,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, Problem> {
-    let params = Params::parse(uri.query(), &["resolution", "max_age_s", "require"])?;
+    let params = Params::parse(request.uri().query(), &["resolution", "max_age_s", "require"])?;
     let resolution = params.read("resolution", "be a whole number from 0 to 15", |text| {
         Resolution::try_from(u8::try_from(whole(text)?).ok()?).ok()
     })?;
     let resolution = resolution.unwrap_or(Resolution::Seven);
     let max_age = ask::max_age(&params, service.queries.retention())?;
     let require = ask::require(&params)?;
-    let form = Form::negotiate(&headers, Form::LIST)?;
+    let form = Form::negotiate(request.headers(), Form::LIST)?;
     let Answer { value: cells, index } =
         fetch(&service, require, service.queries.density(resolution, max_age)).await?;
     let cells: Vec<_> = cells.into_iter().map(|(cell, drivers)| CellCount { cell, drivers }).collect();

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::Response;
-use http::{HeaderMap, Uri};
 
 use super::ask::Segment;
 use super::list::{self, Listing, Rows};
@@ -22,13 +21,12 @@ use crate::query::{Answer, Queries, QueryError};
 pub(in crate::http) async fn latest(
     State(service): State<Arc<Service>>,
     segment: Segment,
-    uri: Uri,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, Problem> {
     let driver = ask::driver_in_path(segment)?;
-    let params = Params::parse(uri.query(), &["require"])?;
+    let params = Params::parse(request.uri().query(), &["require"])?;
     let require = ask::require(&params)?;
-    let form = Form::negotiate(&headers, Form::SINGLE)?;
+    let form = Form::negotiate(request.headers(), Form::SINGLE)?;
     let Answer { value: located, index } = fetch(&service, require, service.queries.latest(&driver)).await?;
     Ok(respond(form, index, render::row(&located, index, service.queries.now())))
 }
@@ -83,16 +81,15 @@ impl Listing for Track {
 pub(in crate::http) async fn track(
     State(service): State<Arc<Service>>,
     segment: Segment,
-    uri: Uri,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, Problem> {
     let driver = ask::driver_in_path(segment)?;
-    let params = Params::parse(uri.query(), &["from", "to", "limit", "cursor", "require"])?;
+    let params = Params::parse(request.uri().query(), &["from", "to", "limit", "cursor", "require"])?;
     let (from, to) = (ask::moment(&params, "from")?, ask::moment(&params, "to")?);
     let track = Track { driver, from, to };
     let (from, to) = track.span(service.queries.now());
     if from > to {
         return Err(Problem::InvalidParameter("from", "not be after `to`"));
     }
-    list::answer(service, &headers, &params, track).await
+    list::answer(service, request.headers(), &params, track).await
 }

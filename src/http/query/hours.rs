@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::Response;
-use http::{HeaderMap, Uri};
 
 use super::ask::{self, Segment};
 use super::list::{self, Listing, Rows};
@@ -67,22 +66,20 @@ impl Listing for Positions {
 pub(in crate::http) async fn hour_drivers(
     State(service): State<Arc<Service>>,
     segment: Segment,
-    uri: Uri,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, Problem> {
     let hour = ask::hour_in_path(segment)?;
-    let params = Params::parse(uri.query(), PARAMETERS)?;
-    list::answer(service, &headers, &params, Drivers(hour)).await
+    let params = Params::parse(request.uri().query(), PARAMETERS)?;
+    list::answer(service, request.headers(), &params, Drivers(hour)).await
 }
 
 /// Lists where each driver last was in an hour.
 pub(in crate::http) async fn hour_positions(
     State(service): State<Arc<Service>>,
     segment: Segment,
-    uri: Uri,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, Problem> {
     let hour = ask::hour_in_path(segment)?;
-    let params = Params::parse(uri.query(), PARAMETERS)?;
-    list::answer(service, &headers, &params, Positions(hour)).await
+    let params = Params::parse(request.uri().query(), PARAMETERS)?;
+    list::answer(service, request.headers(), &params, Positions(hour)).await
 }

@@ -63,7 +63,7 @@ impl<L: Listing<Mark = DriverId>> From<Page<L::Row>> for Rows<L> {
 pub(super) async fn answer<L: Listing>(
     service: Arc<Service>,
     headers: &HeaderMap,
-    params: &Params,
+    params: &Params<'_>,
     listing: L,
 ) -> Result<Response, Problem> {
     let limit = ask::limit(params, MAX_LIMIT)?;

@@ -11,11 +11,8 @@ mod hours;
 mod list;
 mod nearby;
 
-use std::sync::Arc;
-
-use axum::extract::{Request, State};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::body::Body;
+use axum::response::Response;
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue};
 
@@ -64,29 +61,23 @@ async fn fetch<T>(
 }
 
 /// A whole body in a form, with its label.
-fn respond(form: Form, index: IndexState, body: impl IntoResponse) -> Response {
-    let mut response = body.into_response();
+fn respond(form: Form, index: IndexState, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(form.media_type()));
     headers.insert(GEOTRAIL_INDEX, HeaderValue::from_static(index.word()));
     response
 }
 
-/// Puts the label on answers that have none of their own, errors among them: that a driver is not found means less
-/// while the index is being rebuilt.
-pub(super) async fn label_every_answer(
-    State(service): State<Arc<Service>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let mut response = next.run(request).await;
+/// Puts the label on an answer that has none of its own, as errors have: that a driver is not found means less while the
+/// index is being rebuilt.
+pub(super) fn label(service: &Service, response: &mut Response) {
     if response.headers().contains_key(GEOTRAIL_INDEX) {
-        return response;
+        return;
     }
     let index = service.queries.index_state();
     // "Complete" beside "cannot be asked" would only confuse.
     if index.is_degraded() || !response.status().is_server_error() {
         response.headers_mut().insert(GEOTRAIL_INDEX, HeaderValue::from_static(index.word()));
     }
-    response
 }

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::Response;
-use http::{HeaderMap, Uri};
 
 use super::{ask, fetch, respond};
 use crate::http::Service;
@@ -26,11 +25,10 @@ const RADIUS: &str = "be a number of metres over 0, at most 100000";
 /// Who is near, nearest first.
 pub(in crate::http) async fn nearby(
     State(service): State<Arc<Service>>,
-    uri: Uri,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, Problem> {
     let known = ["lat", "lon", "radius_m", "limit", "max_age_s", "hour", "tags", "require"];
-    let params = Params::parse(uri.query(), &known)?;
+    let params = Params::parse(request.uri().query(), &known)?;
     let centre = centre(&params)?;
     let radius_m = params.number("radius_m", RADIUS)?.unwrap_or(DEFAULT_RADIUS_M);
     if radius_m <= 0.0 || radius_m > MAX_RADIUS_M {
@@ -47,7 +45,7 @@ pub(in crate::http) async fn nearby(
     };
     let tags = ask::tags(&params)?;
     let require = ask::require(&params)?;
-    let form = Form::negotiate(&headers, Form::LIST)?;
+    let form = Form::negotiate(request.headers(), Form::LIST)?;
     let ask = Nearby { centre, radius_m, limit, moment, tags };
     let Answer { value: (drivers, truncated), index } =
         fetch(&service, require, service.queries.nearby(&ask)).await?;

@@ -2,35 +2,23 @@
 
 use crate::model::Timestamp;
 
-/// The digits of an `i64`, a sign, a point, and the nought before it.
-const LONGEST: usize = 24;
-
-/// Writes `steps` of ten to the minus `decimals` as JSON does: as many decimals as there are, at least one.
-pub(super) fn write_decimal(steps: i64, mut decimals: usize, out: &mut Vec<u8>) {
-    let mut rest = steps.unsigned_abs();
-    while decimals > 1 && rest.is_multiple_of(10) {
-        rest /= 10;
-        decimals -= 1;
-    }
-    let mut text = [0; LONGEST];
-    let mut at = text.len();
-    let mut put = |byte| {
-        at -= 1;
-        text[at] = byte;
-    };
-    let mut digits = 0;
-    while rest > 0 || digits <= decimals {
-        if digits == decimals {
-            put(b'.');
-        }
-        put(b'0' + (rest % 10) as u8);
-        rest /= 10;
-        digits += 1;
-    }
+/// Writes `steps` of ten to the minus `DECIMALS` as JSON does: as many decimals as there are, at least one.
+pub(super) fn write_decimal<const DECIMALS: usize>(steps: i64, out: &mut Vec<u8>) {
+    let unit = const { 10_u64.pow(DECIMALS as u32) };
+    let steps_abs = steps.unsigned_abs();
     if steps < 0 {
-        put(b'-');
+        out.push(b'-');
     }
-    out.extend_from_slice(&text[at..]);
+    out.extend_from_slice(itoa::Buffer::new().format(steps_abs / unit).as_bytes());
+    out.push(b'.');
+    let (mut digits, mut rest) = ([b'0'; DECIMALS], steps_abs % unit);
+    for digit in digits.iter_mut().rev() {
+        *digit += (rest % 10) as u8;
+        rest /= 10;
+    }
+    let noughts = digits[1..].iter().rev().take_while(|digit| **digit == b'0').count();
+    out.extend_from_slice(&digits);
+    out.truncate(out.len() - noughts);
 }
 
 /// Writes a moment as the contract does.
@@ -47,22 +35,21 @@ mod tests {
 
     #[test]
     fn numbers_have_the_decimals_they_need_and_at_least_one() {
-        for (steps, decimals, text) in [
-            (0, 7, "0.0"),
-            (1, 7, "0.0000001"),
-            (-1, 7, "-0.0000001"),
-            (377_435_600, 7, "37.74356"),
-            (-1_800_000_000, 7, "-180.0"),
-            (1_234, 2, "12.34"),
-            (5, 1, "0.5"),
-            (50, 1, "5.0"),
-            (100_000, 3, "100.0"),
-            (i64::MAX, 3, "9223372036854775.807"),
-            (i64::MIN, 3, "-9223372036854775.808"),
-        ] {
+        fn text<const DECIMALS: usize>(steps: i64) -> String {
             let mut out = vec![];
-            write_decimal(steps, decimals, &mut out);
-            assert_eq!(String::from_utf8(out).unwrap(), text);
+            write_decimal::<DECIMALS>(steps, &mut out);
+            String::from_utf8(out).unwrap()
         }
+        assert_eq!(text::<7>(0), "0.0");
+        assert_eq!(text::<7>(1), "0.0000001");
+        assert_eq!(text::<7>(-1), "-0.0000001");
+        assert_eq!(text::<7>(377_435_600), "37.74356");
+        assert_eq!(text::<7>(-1_800_000_000), "-180.0");
+        assert_eq!(text::<2>(1_234), "12.34");
+        assert_eq!(text::<1>(5), "0.5");
+        assert_eq!(text::<1>(50), "5.0");
+        assert_eq!(text::<3>(100_000), "100.0");
+        assert_eq!(text::<3>(i64::MAX), "9223372036854775.807");
+        assert_eq!(text::<3>(i64::MIN), "-9223372036854775.808");
     }
 }

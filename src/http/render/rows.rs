@@ -42,9 +42,9 @@ impl<'a> Report<'a> {
     fn write_feature(self, out: &mut Vec<u8>) {
         let position = self.fix.position;
         out.extend_from_slice(br#"{"type":"Feature","geometry":{"type":"Point","coordinates":["#);
-        write_decimal(position.lon_e7().into(), 7, out);
+        write_decimal::<7>(position.lon_e7().into(), out);
         out.push(b',');
-        write_decimal(position.lat_e7().into(), 7, out);
+        write_decimal::<7>(position.lat_e7().into(), out);
         out.extend_from_slice(br#"]},"properties":"#);
         self.write(false, out);
         out.push(b'}');
@@ -57,14 +57,14 @@ impl<'a> Report<'a> {
         out.extend_from_slice(br#"","ts":""#);
         write_moment(fix.ts, out);
         out.push(b'"');
-        member(br#","age_s":"#, age_ms, 3, out);
+        member::<3>(br#","age_s":"#, age_ms, out);
         if has_place {
-            member(br#","lat":"#, Some(fix.position.lat_e7()), 7, out);
-            member(br#","lon":"#, Some(fix.position.lon_e7()), 7, out);
+            member::<7>(br#","lat":"#, Some(fix.position.lat_e7()), out);
+            member::<7>(br#","lon":"#, Some(fix.position.lon_e7()), out);
         }
-        member(br#","speed_mps":"#, fix.speed.map(Speed::hundredths), 2, out);
-        member(br#","heading_deg":"#, fix.heading.map(Heading::tenths), 1, out);
-        member(br#","accuracy_m":"#, fix.accuracy.map(Accuracy::dm), 1, out);
+        member::<2>(br#","speed_mps":"#, fix.speed.map(Speed::hundredths), out);
+        member::<1>(br#","heading_deg":"#, fix.heading.map(Heading::tenths), out);
+        member::<1>(br#","accuracy_m":"#, fix.accuracy.map(Accuracy::dm), out);
         for (index, tag) in fix.tags.iter().enumerate() {
             out.extend_from_slice(if index == 0 { br#","tags":[""# } else { br#"",""# });
             out.extend_from_slice(tag.as_bytes());
@@ -72,16 +72,16 @@ impl<'a> Report<'a> {
         if !fix.tags.is_empty() {
             out.extend_from_slice(br#""]"#);
         }
-        member(br#","distance_m":"#, distance_mm, 3, out);
+        member::<3>(br#","distance_m":"#, distance_mm, out);
         out.push(b'}');
     }
 }
 
-/// A member that is a number, if it is known: `steps` of ten to the minus `decimals`.
-fn member(name: &[u8], steps: Option<impl Into<i64>>, decimals: usize, out: &mut Vec<u8>) {
+/// A member that is a number, if it is known: `steps` of ten to the minus `DECIMALS`.
+fn member<const DECIMALS: usize>(name: &[u8], steps: Option<impl Into<i64>>, out: &mut Vec<u8>) {
     if let Some(steps) = steps {
         out.extend_from_slice(name);
-        write_decimal(steps.into(), decimals, out);
+        write_decimal::<DECIMALS>(steps.into(), out);
     }
 }
 

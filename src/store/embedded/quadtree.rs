@@ -23,6 +23,9 @@ const MERGE_AT: usize = 8;
 /// Steps of 1e-7 degrees fit 32 bits: after so many quarterings a leaf is a single place.
 const DEEPEST: u32 = 32;
 
+/// What waits in most searches for ten has room in this.
+const FRONTIER: usize = 128;
+
 const ROOT: u32 = 0;
 /// Carries steps of 1e-7 degrees from signed to unsigned, order kept.
 const MIDDLE: u32 = 1 << 31;
@@ -145,40 +148,57 @@ impl Quadtree {
         query: &NearbyQuery,
         mut candidate: impl FnMut(u32) -> Option<T>,
     ) -> (Vec<(f64, T)>, bool) {
-        let eye = Eye::new(query.centre);
+        let eye = Eye::new(query.centre, query.radius_m);
         let mut nearest = Nearest::new(query.centre, query.radius_m, query.limit);
         let mut bound = h_within(nearest.bound_m());
-        let mut frontier = BinaryHeap::new();
-        frontier.push(Waiting { h: 0.0, node: ROOT, square: Square::WORLD });
-        while let Some(Waiting { h, node, square }) = frontier.pop() {
+        let mut frontier = BinaryHeap::with_capacity(FRONTIER);
+        let (node, square) = self.first_fork();
+        frontier.push(Waiting { h: 0.0, what: What::Node(node, square) });
+        while let Some(Waiting { h, what }) = frontier.pop() {
             if h > bound {
                 break;
             }
-            match &self.nodes[node as usize] {
-                Node::Quartered(first) => {
-                    for (node, square) in (*first..).zip(square.quarters()) {
-                        if !self.is_empty(node) {
-                            let h = eye.h_to_square(square);
-                            if h <= bound {
-                                frontier.push(Waiting { h, node, square });
+            match what {
+                What::Node(node, square) => match &self.nodes[node as usize] {
+                    Node::Quartered(first) => {
+                        let quarters = square.quarters().zip(eye.h_to_quarters(square));
+                        for (node, (square, h)) in (*first..).zip(quarters) {
+                            if h <= bound && !self.is_empty(node) {
+                                frontier.push(Waiting { h, what: What::Node(node, square) });
                             }
                         }
                     }
-                }
-                Node::Leaf(entries) => {
-                    let cos_lat = square.least_cos_lat();
-                    for entry in entries {
-                        if eye.h_to(entry.at, cos_lat) <= bound
-                            && let Some(item) = candidate(entry.number)
-                        {
-                            nearest.offer(entry.at.position(), item);
-                            bound = h_within(nearest.bound_m());
+                    Node::Leaf(entries) => {
+                        for entry in entries {
+                            let h = eye.h_to(entry.at);
+                            if h <= bound {
+                                frontier.push(Waiting { h, what: What::Entry(*entry) });
+                            }
                         }
+                    }
+                },
+                What::Entry(entry) => {
+                    if let Some(item) = candidate(entry.number) {
+                        nearest.offer(entry.at.position(), item);
+                        bound = h_within(nearest.bound_m());
                     }
                 }
             }
         }
         nearest.finish()
+    }
+
+    /// Where the ways to everything part.
+    fn first_fork(&self) -> (u32, Square) {
+        let (mut node, mut square) = (ROOT, Square::WORLD);
+        while let Node::Quartered(first) = self.nodes[node as usize] {
+            let mut taken = (first..).zip(square.quarters()).filter(|(quarter, _)| !self.is_empty(*quarter));
+            match (taken.next(), taken.next()) {
+                (Some(only), None) => (node, square) = only,
+                _ => break,
+            }
+        }
+        (node, square)
     }
 
     /// The leaf around a place, and its depth.
@@ -266,77 +286,83 @@ impl Square {
             Self { corner: Spot { y: self.corner.y + north, x: self.corner.x + east }, depth: self.depth + 1 }
         })
     }
+}
 
-    /// The last step of one that begins at `first`.
-    const fn last(self, first: u32) -> u32 {
-        first + (u32::MAX as u64 >> self.depth) as u32
-    }
-
-    /// No more than the cosine of that of its parallels which is nearest to a pole: the series cut off behind a term that
-    /// is taken away, too small by 5e-4 at 85 degrees and 1e-5 at 50.
-    fn least_cos_lat(self) -> f64 {
-        let (south, north) = (steps(self.corner.y), steps(self.last(self.corner.y)));
-        let lat = radians(south.abs().max(north.abs()).min(FULL_TURN / 4));
-        let square = lat * lat;
-        (1.0 - square / 2.0 * (1.0 - square / 12.0 * (1.0 - square / 30.0))).max(0.0)
-    }
+/// The last step of a square of `depth` that begins at `first`.
+const fn last(first: u32, depth: u32) -> u32 {
+    first + (u32::MAX as u64 >> depth) as u32
 }
 
 /// Where a search looks from.
 struct Eye {
     lat: i64,
     lon: i64,
-    cos_lat: f64,
+    /// The cosine of its latitude, times no more than that of any within the radius.
+    cos_cos: f64,
 }
 
 impl Eye {
-    fn new(centre: Position) -> Self {
-        Self { lat: centre.lat_e7().into(), lon: centre.lon_e7().into(), cos_lat: centre.lat().to_radians().cos() }
+    fn new(centre: Position, radius_m: f64) -> Self {
+        let lat = centre.lat().to_radians();
+        let farthest = (lat.abs() + radius_m / EARTH_RADIUS_M * (1.0 + 1e-9)).min(std::f64::consts::FRAC_PI_2);
+        let cos_cos = lat.cos() * farthest.cos();
+        Self { lat: centre.lat_e7().into(), lon: centre.lon_e7().into(), cos_cos }
     }
 
-    /// No more than the haversine to anything in `square`: each of the terms of hav(d) = hav(dlat) + cos cos hav(dlon)
-    /// is the least it can be there.
-    fn h_to_square(&self, square: Square) -> f64 {
-        let (south, north) = (steps(square.corner.y), steps(square.last(square.corner.y)));
-        let (west, east) = (steps(square.corner.x), steps(square.last(square.corner.x)));
+    /// No more than the haversine to anything in each quarter of `square`, if it is within the radius: each of the terms of
+    /// hav(d) = hav(dlat) + cos cos hav(dlon) is the least it can be there.
+    fn h_to_quarters(&self, square: Square) -> [f64; 4] {
+        let depth = square.depth + 1;
+        let half = 1 << (DEEPEST - depth);
+        let span = |first: u32| (steps(first), steps(last(first, depth)));
+        let [south, north] = [0, half].map(|up| self.h_lat_to(span(square.corner.y + up)));
+        let [west, east] = [0, half].map(|right| self.h_lon_to(span(square.corner.x + right)));
+        [south + west, south + east, north + west, north + east]
+    }
+
+    fn h_lat_to(&self, (south, north): (i64, i64)) -> f64 {
+        self.h((south - self.lat).max(self.lat - north).max(0), 0)
+    }
+
+    fn h_lon_to(&self, (west, east): (i64, i64)) -> f64 {
         // Squares reach beyond the map; what is in them does not.
         let (west, east) = (west.max(-HALF_TURN), east.min(HALF_TURN - 1));
-        let dlat = (south - self.lat).max(self.lat - north).max(0);
-        let dlon = if (west..=east).contains(&self.lon) {
-            0
+        if (west..=east).contains(&self.lon) {
+            0.0
         } else {
-            (west - self.lon).rem_euclid(FULL_TURN).min((self.lon - east).rem_euclid(FULL_TURN))
-        };
-        self.h(dlat, dlon, square.least_cos_lat())
+            self.h(0, around(west - self.lon).min(around(self.lon - east)))
+        }
     }
 
-    /// No more than the haversine to a place, on a parallel of at least this cosine.
-    fn h_to(&self, at: Spot, cos_lat: f64) -> f64 {
+    /// No more than the haversine to a place, if that is within the radius.
+    fn h_to(&self, at: Spot) -> f64 {
         let dlon = (steps(at.x) - self.lon).abs();
-        self.h(steps(at.y) - self.lat, dlon.min(FULL_TURN - dlon), cos_lat)
+        self.h(steps(at.y) - self.lat, dlon.min(FULL_TURN - dlon))
     }
 
     /// Of differences within half a turn.
-    fn h(&self, dlat: i64, dlon: i64, cos_lat: f64) -> f64 {
+    fn h(&self, dlat: i64, dlon: i64) -> f64 {
         let (a, b) = (least_half_sin(dlat), least_half_sin(dlon));
-        a * a + self.cos_lat * cos_lat * b * b
+        a * a + self.cos_cos * b * b
     }
 }
 
 /// No farther from 0 than the sine of half of an angle within half a turn: the series cut off behind its second term, which
 /// for a few kilometres is all a float holds of it.
 fn least_half_sin(steps: i64) -> f64 {
-    let half = radians(steps) / 2.0;
-    half - half * half * half / 6.0
+    const HALF_STEP: f64 = 1e-7 * std::f64::consts::PI / 360.0;
+    let half = steps as f64 * HALF_STEP;
+    half - half * half * half * (1.0 / 6.0)
+}
+
+/// The way eastwards, of a difference of two longitudes.
+const fn around(difference: i64) -> i64 {
+    if difference < 0 { difference + FULL_TURN } else { difference }
 }
 
 /// Signed steps of 1e-7 degrees.
 const fn steps(unsigned: u32) -> i64 {
     unsigned as i64 - MIDDLE as i64
-}
-
-fn radians(steps: i64) -> f64 {
-    (steps as f64 * 1e-7).to_radians()
 }
 
 /// The haversine of what lies within so many metres, and a hair more: the exact distance decides, where it is near.
@@ -345,11 +371,16 @@ fn h_within(metres: f64) -> f64 {
     half_angle.sin().powi(2).mul_add(1.0 + 1e-9, 1e-20)
 }
 
-/// A node that may hold something near; the nearest is the greatest.
+/// Something that may be, or hold what is, so near; the nearest is the greatest. Entries wait too, so that hardly any
+/// driver is looked at, and no exact distance computed, but for those that are found.
 struct Waiting {
     h: f64,
-    node: u32,
-    square: Square,
+    what: What,
+}
+
+enum What {
+    Node(u32, Square),
+    Entry(Entry),
 }
 
 impl Ord for Waiting {
