@@ -237,13 +237,12 @@ async fn a_track_that_goes_meanwhile_is_noticed_and_comes_back_with_its_expiry()
     let store = connected(&server, gate.url(), ONE, None).await;
     let [first, second] = [(0, 10), (1, 20)].map(|(step, seconds)| fleet(0, step, seconds));
     store.apply(batch(&first, 1)).await.expect("Redis is there");
-    let track = format!("geotrail:{{{}}}:track:{}", first[0].fix.ts.hour(), id(0));
+    let track = |number| format!("geotrail:{{{}}}:track:{}", first[0].fix.ts.hour(), id(number));
+    let unlink: Vec<String> = std::iter::once("UNLINK".into()).chain((0..DRIVERS).map(track)).collect();
     gate.close();
     let going = async {
         let held = gate.holds().await.expect("the gate is there");
-        for number in 0..DRIVERS {
-            server.cli(&["UNLINK", &track.replace(id(0).as_str(), id(number).as_str())]);
-        }
+        server.cli(&unlink.iter().map(String::as_str).collect::<Vec<_>>());
         held.send(Verdict::Pass).expect("the gate waits");
     };
     let (written, ()) = tokio::join!(store.apply(batch(&second, 2)), going);
