@@ -34,6 +34,7 @@ mod rebuild;
 mod recovery;
 mod redis_losses;
 mod redis_store;
+mod redis_store_races;
 mod runbook;
 mod scale;
 mod scrub;

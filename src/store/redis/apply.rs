@@ -1,32 +1,36 @@
-//! A batch on its way into Redis: folded first, then written in small script calls.
+//! A batch on its way into Redis: folded first, then written a slice at a time.
 //!
 //! Folding takes from a batch what Redis need not see: of each driver in each hour only the newest fix, and all its
-//! fixes as one chunk. A call of the script takes few drivers, so that it holds Redis for well under a millisecond;
-//! calls travel in pipelines, some of them at once, for no two calls of a batch touch the same driver's hour.
+//! fixes as one chunk. A slice is some drivers of one shard. What Redis has of them is read, the newest is found here, and
+//! all that follows from it is one transaction that is dropped if any of these drivers was written meanwhile: every
+//! write of a driver touches its track, so the tracks are what is watched. Slices travel over several connections at
+//! once, for no two of a batch touch the same driver's hour.
 //!
 //! Tracks grow by what a batch brings, unread. Of a batch that may have come before they are read first, and get what
 //! they lack: so repetition neither bloats a track nor leaves a gap in it.
 //!
-//! Of a sharded hour the places follow (`place`). Every call counts itself in the marks (`marks` says why).
+//! Of a sharded hour the places follow (`place`). Every slice counts itself in the marks (`marks` says why).
 //!
 //! What belongs to shards whose primary is away is left out (`outage` says what becomes of it).
 //!
-//! Never here: repetition (the applier repeats a batch that failed).
+//! Never here: repetition (the applier repeats a batch that failed), how a transaction is tried again (`link`).
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
-use super::link::{Command, Reply};
+use super::keys::Keys;
+use super::link::{Change, Command, Reply, Request};
 use super::marks::Attempt;
+use super::newest::corrupt;
 use super::shard::{Layout, Shard};
 use super::{Index, packed};
-use crate::model::{DriverId, Fix, Hour, Point, QuadCell, Timestamp};
+use crate::model::{Cell, DriverId, Fix, Hour, Point, QuadCell, Timestamp};
 use crate::store::{Applied, Batch, StoreError, track_codec};
 
-/// Drivers in one call of the script. See `docs/redis-keys.md` for what a call costs.
-const DRIVERS_PER_CALL: usize = 10;
+/// Drivers in a slice. Its transaction holds Redis as a whole: see `docs/redis-keys.md` for how long.
+const DRIVERS_PER_SLICE: usize = 50;
 /// Calls in one pipeline.
 const CALLS_PER_PIPELINE: usize = 32;
 /// Tracks read in one pipeline: a megabyte where each has a fix every 5 s.
@@ -34,13 +38,8 @@ const TRACKS_PER_PIPELINE: usize = 128;
 /// Pipelines at once: while one is read, the next is executed.
 const PIPELINES: usize = 4;
 
-/// The text of the script that writes what belongs to drivers.
-pub(super) const WRITE: &str = concat!(
-    include_str!("bytes.lua"),
-    include_str!("newer.lua"),
-    include_str!("count.lua"),
-    include_str!("write.lua")
-);
+/// The text of the script that ends a slice.
+pub(super) const NOTE: &str = concat!(include_str!("count.lua"), include_str!("note.lua"));
 
 /// One driver's part of a batch in one hour.
 #[derive(Debug)]
@@ -76,25 +75,52 @@ impl Folded<'_> {
     }
 }
 
-/// Some drivers of one shard, with what their tracks get: one call.
+/// Some drivers of one shard, with what their tracks get.
 pub(super) struct Slice<'a, 'b> {
     pub(super) bucket: Shard,
     pub(super) drivers: &'b [Folded<'a>],
     chunks: Vec<Vec<u8>>,
 }
 
+/// Of each driver of a slice, the cells that it has to leave; `None` if a newer fix was there. In an hour that is not
+/// sharded there are none.
+pub(super) type ToLeave = Vec<Option<Vec<Cell>>>;
+
+/// What a slice comes to.
+struct Made {
+    to_leave: ToLeave,
+    /// Whether tracks got an expiry.
+    is_expiring: bool,
+}
+
+impl Slice<'_, '_> {
+    /// What Redis answered to a slice. A track that was there, and was gone by the time it was written (an eviction), has been
+    /// made without an expiry: the repetition that follows an error sets that.
+    fn made(&self, attempt: &mut Attempt, made: Made, mut answers: Vec<Reply>) -> Result<ToLeave, StoreError> {
+        let count = answers.pop().ok_or_else(|| corrupt("a transaction answered nothing"))?;
+        let begins_anew = |(chunk, length): (&Vec<u8>, &Reply)| *length == Reply::Integer(chunk.len() as i64);
+        if !made.is_expiring && self.chunks.iter().zip(&answers).any(begins_anew) {
+            return Err(StoreError::Unavailable("a track is gone".into()));
+        }
+        attempt.called(self.bucket, count.unwrapped())?;
+        Ok(made.to_leave)
+    }
+}
+
 impl Index {
     /// Puts `batch` in.
     pub(super) async fn apply(&self, batch: Batch<'_>) -> Result<Applied, StoreError> {
+        let connections = self.link.connections();
         self.marks.forget_before(batch.forget_before);
         let mut attempt = Attempt::new(batch.start, batch.repeated);
         let mut folded = fold(self.keys.layout(), batch);
         folded.retain(|(bucket, _)| !self.owes(&mut attempt, *bucket));
         let slices = self.slices(&folded, batch.repeated).await?;
-        let calls = slices.iter().map(|slice| self.call(&attempt, slice)).collect();
-        let written = self.in_pipelines(calls).await?;
-        let written = slices.iter().zip(written).map(|(slice, reply)| attempt.called(slice.bucket, reply));
-        let written: Vec<_> = written.collect::<Result<_, _>>()?;
+        let writes: Vec<Write<'_>> = slices.iter().map(|slice| self.write(&attempt, slice, batch.repeated)).collect();
+        let mut written = Vec::with_capacity(slices.len());
+        for (slice, (made, answers)) in slices.iter().zip(self.link.change(&writes, connections).await?) {
+            written.push(slice.made(&mut attempt, made, answers)?);
+        }
         if let Layout::Sharded(_) = self.keys.layout() {
             self.put_in_places(&mut attempt, &slices, written).await?;
         }
@@ -118,14 +144,14 @@ impl Index {
         stream::iter(pipelines).map(|calls| self.link.run(calls)).buffered(PIPELINES).try_concat().await
     }
 
-    /// Cuts a batch into calls.
+    /// Cuts a batch into slices.
     async fn slices<'a, 'b>(
         &self,
         folded: &'b [(Shard, Vec<Folded<'a>>)],
         is_repeated: bool,
     ) -> Result<Vec<Slice<'a, 'b>>, StoreError> {
         let cut = |(bucket, drivers): &'b (Shard, Vec<Folded<'a>>)| {
-            drivers.chunks(DRIVERS_PER_CALL).map(|drivers| Slice { bucket: *bucket, drivers, chunks: Vec::new() })
+            drivers.chunks(DRIVERS_PER_SLICE).map(|drivers| Slice { bucket: *bucket, drivers, chunks: Vec::new() })
         };
         let mut slices: Vec<Slice<'a, 'b>> = folded.iter().flat_map(cut).collect();
         if !is_repeated {
@@ -134,7 +160,7 @@ impl Index {
             }
             return Ok(slices);
         }
-        for slices in slices.chunks_mut(TRACKS_PER_PIPELINE / DRIVERS_PER_CALL) {
+        for slices in slices.chunks_mut(TRACKS_PER_PIPELINE / DRIVERS_PER_SLICE) {
             let of = |slice: &Slice<'a, 'b>| {
                 let bucket = slice.bucket;
                 slice.drivers.iter().map(move |folded| (bucket, folded.driver))
@@ -149,38 +175,176 @@ impl Index {
         Ok(slices)
     }
 
-    fn call(&self, attempt: &Attempt, slice: &Slice<'_, '_>) -> Command {
-        let Slice { bucket, drivers, chunks } = slice;
-        let (keys, bucket) = (&self.keys, *bucket);
-        let mut shared = vec![keys.roster(bucket), keys.fixes(bucket), keys.last(bucket), keys.marks(bucket)];
-        match keys.layout() {
-            Layout::Whole => shared.extend([keys.positions(bucket), keys.drivers(bucket)]),
-            Layout::Sharded(_) => shared.push(keys.at(bucket)),
-        }
-        let expiries: Vec<i64> = shared.iter().map(|key| keys.expires_at_s(bucket, key)).collect();
-        let tracks: Vec<Bytes> = drivers.iter().map(|folded| keys.track(bucket, folded.driver)).collect();
-        let newest = drivers.iter().map(|folded| folded.newest().ts).max().expect("a slice is never empty");
-
-        let all_keys = shared.into_iter().chain(tracks.iter().cloned()).collect();
-        let mut call = Command::script(&self.write, all_keys).number(expiries.len());
+    fn write<'b>(&'b self, attempt: &Attempt, slice: &'b Slice<'_, 'b>, is_repeated: bool) -> Write<'b> {
+        let (keys, bucket) = (&self.keys, slice.bucket);
+        let (last, marks) = (keys.last(bucket), keys.marks(bucket));
+        let expiries = [&last, &marks].map(|key| keys.expires_at_s(bucket, key));
+        let newest = slice.drivers.iter().map(|folded| folded.newest().ts).max().expect("a slice is never empty");
+        let mut note = Command::script(&self.note, vec![last, marks]);
         for expiry in expiries {
-            call = call.number(expiry);
+            note = note.number(expiry);
         }
-        call = self.counting(call, attempt, bucket).number(newest.as_ms());
-        for ((folded, track), chunk) in drivers.iter().zip(tracks).zip(chunks) {
-            let fix = folded.newest();
-            call = call.arg(folded.driver.to_string());
-            call = match keys.layout().cell(fix.position) {
-                None => call.number(score(fix)),
-                Some(place) => call.number(place),
-            };
-            call = call
-                .arg(packed::pack(bucket.hour(), fix))
-                .arg(chunk.clone())
-                .number(keys.expires_at_s(bucket, &track));
+        Write {
+            keys,
+            bucket,
+            drivers: slice.drivers,
+            chunks: &slice.chunks,
+            tracks: slice.drivers.iter().map(|folded| keys.track(bucket, folded.driver)).collect(),
+            fixes: keys.fixes(bucket),
+            is_repeated,
+            note: self.counting(note, attempt, bucket).number(newest.as_ms()),
         }
-        call
     }
+}
+
+/// A slice on its way.
+struct Write<'b> {
+    keys: &'b Keys,
+    bucket: Shard,
+    drivers: &'b [Folded<'b>],
+    chunks: &'b [Vec<u8>],
+    tracks: Vec<Bytes>,
+    fixes: Bytes,
+    is_repeated: bool,
+    /// Ends the slice.
+    note: Command,
+}
+
+impl Change for Write<'_> {
+    type Made = Made;
+
+    fn key(&self) -> &[u8] {
+        &self.fixes
+    }
+
+    /// Every write of a driver touches its track.
+    fn watched(&self) -> &[Bytes] {
+        &self.tracks
+    }
+
+    fn look(&self, request: &mut Request) {
+        request.command("EXISTS", self.tracks.len());
+        for track in &self.tracks {
+            request.arg(track);
+        }
+        self.ask(&self.fixes, request);
+        // What is of a wrong type is told before anything is written.
+        request.command("ZCARD", 1).arg(self.keys.roster(self.bucket));
+        match self.keys.layout() {
+            Layout::Whole => {
+                request.command("ZCARD", 1).arg(self.keys.positions(self.bucket));
+                request.command("SCARD", 1).arg(self.keys.drivers(self.bucket));
+            }
+            Layout::Sharded(_) => self.ask(&self.keys.at(self.bucket), request),
+        }
+    }
+
+    fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Made, StoreError> {
+        let mut seen = seen.into_iter();
+        let mut next = || seen.next().ok_or_else(|| corrupt("a look was not answered"));
+        let (tracks, stored, _) = (next()?.count()?, next()?.list()?, next()?);
+        let is_whole = self.keys.layout() == Layout::Whole;
+        let visited = if is_whole { Vec::new() } else { next()?.list()? };
+        if stored.len() != self.drivers.len() || !is_whole && visited.len() != stored.len() {
+            return Err(corrupt("not everybody was looked at"));
+        }
+
+        // Each track that a chunk may make gets its expiry with it.
+        let is_expiring = self.is_repeated || tracks < self.tracks.len() as u64;
+        for (folded, (track, chunk)) in self.drivers.iter().zip(self.tracks.iter().zip(self.chunks)) {
+            debug_assert!(self.is_repeated || !chunk.is_empty(), "{folded:?} brings something");
+            if !chunk.is_empty() {
+                request.command("APPEND", 2).arg(track).arg(chunk);
+            }
+            if is_expiring {
+                self.expire(track, request);
+            }
+        }
+
+        let (mut newcomers, mut fixes, mut places, mut visits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut to_leave, mut visited) = (Vec::new(), visited.into_iter());
+        for (folded, stored) in self.drivers.iter().zip(stored) {
+            let (driver, fix) = (folded.driver.as_str(), folded.newest());
+            let (stored, visited) = (stored.bytes()?, visited.next().map(Reply::bytes).transpose()?.flatten());
+            if self.is_repeated || stored.is_none() {
+                newcomers.push(driver);
+            }
+            let packed = packed::pack(self.bucket.hour(), fix);
+            // An equal fix is written again, which repairs.
+            if stored.is_some_and(|stored| *stored > *packed) {
+                to_leave.push(None);
+                continue;
+            }
+            if let Some(cell) = self.keys.layout().cell(fix.position) {
+                let others = others(visited.as_deref().unwrap_or_default(), cell)?;
+                if visited.is_none_or(|visited| *visited != *cell.to_string().as_bytes()) {
+                    let cells: Vec<String> = [cell].iter().chain(&others).map(Cell::to_string).collect();
+                    visits.push((driver, cells.join(",")));
+                }
+                to_leave.push(Some(others));
+            } else {
+                places.push((score(fix).to_string(), driver));
+            }
+            fixes.push((driver, packed));
+        }
+
+        if !newcomers.is_empty() {
+            let roster: Vec<(&str, &str)> = newcomers.iter().map(|driver| ("0", *driver)).collect();
+            self.put("ZADD", &self.keys.roster(self.bucket), &roster, request);
+            if is_whole {
+                let drivers = self.keys.drivers(self.bucket);
+                request.command("SADD", newcomers.len() + 1).arg(&drivers);
+                for driver in newcomers {
+                    request.arg(driver);
+                }
+                self.expire(&drivers, request);
+            }
+        }
+        self.put("ZADD", &self.keys.positions(self.bucket), &places, request);
+        self.put("HSET", &self.keys.at(self.bucket), &visits, request);
+        if self.is_repeated && !is_whole {
+            self.expire(&self.keys.at(self.bucket), request);
+        }
+        self.put("HSET", &self.fixes, &fixes, request);
+        request.add(&self.note);
+        Ok(Made { to_leave, is_expiring })
+    }
+}
+
+impl Write<'_> {
+    /// Asks what a hash has of each driver.
+    fn ask(&self, key: &Bytes, request: &mut Request) {
+        request.command("HMGET", self.drivers.len() + 1).arg(key);
+        for folded in self.drivers {
+            request.arg(folded.driver.as_str());
+        }
+    }
+
+    /// Puts pairs into a key, if there are any. It may be the first to do so, whatever the looks found: so it sets the
+    /// expiry too.
+    fn put(&self, name: &str, key: &Bytes, pairs: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)], request: &mut Request) {
+        if pairs.is_empty() {
+            return;
+        }
+        request.command(name, 2 * pairs.len() + 1).arg(key);
+        for (first, second) in pairs {
+            request.arg(first).arg(second);
+        }
+        self.expire(key, request);
+    }
+
+    fn expire(&self, key: &Bytes, request: &mut Request) {
+        request.command("EXPIREAT", 2).arg(key).number(self.keys.expires_at_s(self.bucket, key));
+    }
+}
+
+/// The cells of a driver's visits, joined by commas, other than `cell`: those it has to leave for that.
+fn others(visits: &[u8], cell: Cell) -> Result<Vec<Cell>, StoreError> {
+    let visited = visits.split(|byte| *byte == b',').filter(|text| !text.is_empty());
+    let cells = visited.map(|text| std::str::from_utf8(text).ok().and_then(Cell::parse));
+    let cells: Option<Vec<Cell>> = cells.collect();
+    let cells = cells.ok_or_else(|| corrupt("what a driver has to leave is no cell"))?;
+    Ok(cells.into_iter().filter(|other| *other != cell).collect())
 }
 
 /// The shards that a batch writes to, as far as their hours are still kept, each with its drivers in the order of ids.

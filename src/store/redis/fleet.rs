@@ -152,6 +152,7 @@ impl Index {
         if was_foreign {
             tracing::info!("this Redis is our fleet's again");
         }
+        self.link.vouch(self.keys.fleet(ALONE[0]), found.clone());
         whose.at.store(connections + 1, Ordering::Release);
         let is_due = whose.renewed.lock().is_none_or(|last| last.elapsed() >= RENEW_EVERY);
         if may_write && is_due {

@@ -1,12 +1,13 @@
 //! The store in Redis: shared by all instances, readable by other programs (`docs/redis-keys.md`).
 //!
-//! What is written depends on the points alone, never on the order or the number of times they come: scripts compare
-//! packed fixes, so the newest wins wherever it came from. Every key has its expiry from the moment it exists. Every
+//! What is written depends on the points alone, never on the order or the number of times they come: packed fixes are
+//! compared, here or in scripts, and what was compared is written only if it is still so: the newest wins wherever it
+//! came from. Every key has its expiry from the moment it exists. Every
 //! command is small; a call of the service is many of them, in pipelines.
 //!
 //! - `link` is the way to all servers, and alone knows the client library; `keys` alone knows names and expiries;
 //!   `shard` is how an hour is divided, `atlas` which cells it has.
-//! - `apply` with `write.lua` writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua`
+//! - `apply` with `note.lua` writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua`
 //!   and what `density` remembers, `listing` with `list.lua`, `track` read; `forget` and `erase` remove.
 //! - `marks` with `count.lua` and `audit.lua` knows what should be there, and notices when it is not; `patrol` notices
 //!   lost tracks; `board` is where instances meet; `outage` knows what is owed and left out while a part of a cluster cannot be asked; `fleet` whose data
@@ -102,7 +103,7 @@ struct Index {
     link: Link,
     keys: Keys,
     atlas: Atlas,
-    write: Script,
+    note: Script,
     place: Script,
     left: Script,
     cells: Script,
@@ -146,7 +147,7 @@ impl RedisStore {
             link: Link::open(&url, ca.as_deref(), deadline, keys.board(BOARDS[0]))?,
             keys,
             atlas: Atlas::default(),
-            write: Script::new(apply::WRITE),
+            note: Script::new(apply::NOTE),
             place: Script::new(place::PLACE),
             left: Script::new(place::LEFT),
             cells: Script::new(atlas::CELLS),

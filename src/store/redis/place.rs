@@ -6,19 +6,18 @@
 //! come late, or at the same time, or again after a crash in between, leave the same; and whoever reads the bucket
 //! beside a cell meets the driver once, wherever the write stands.
 //!
-//! Never here: which fix is the newest (`write.lua` says).
+//! Never here: which fix is the newest (`apply` says).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::apply::{Slice, score};
-use super::link::{Command, Reply};
+use super::apply::{Slice, ToLeave, score};
+use super::link::Command;
 use super::marks::Attempt;
-use super::newest::{corrupt, id};
+use super::newest::id;
 use super::shard::Shard;
 use super::{Index, packed};
-use crate::model::Cell;
 use crate::store::StoreError;
 
 /// The text of the script that tells a cell.
@@ -48,17 +47,17 @@ impl Index {
         &self,
         attempt: &mut Attempt,
         slices: &[Slice<'_, '_>],
-        written: Vec<Vec<Reply>>,
+        written: Vec<ToLeave>,
     ) -> Result<(), StoreError> {
         let mut places: BTreeSet<_> = BTreeSet::new();
         let mut here: BTreeMap<Shard, Vec<Visit>> = BTreeMap::new();
         let mut gone: BTreeMap<Shard, Vec<Visit>> = BTreeMap::new();
         let mut left: BTreeMap<Shard, Vec<(Bytes, Bytes)>> = BTreeMap::new();
-        for (slice, reply) in slices.iter().zip(written) {
+        for (slice, to_leave) in slices.iter().zip(written) {
             let hour = slice.bucket.hour();
-            for (folded, to_leave) in slice.drivers.iter().zip(reply) {
+            for (folded, to_leave) in slice.drivers.iter().zip(to_leave) {
                 // A driver with a newer fix is whoever's brought that.
-                let Some(to_leave) = to_leave.bytes()? else { continue };
+                let Some(to_leave) = to_leave else { continue };
                 let newest = folded.newest();
                 let (driver, fix) = (id(folded.driver), Bytes::from(packed::pack(hour, newest)));
                 let Some(cell) = self.keys.layout().cell(newest.position) else { continue };
@@ -73,9 +72,7 @@ impl Index {
                 if to_leave.is_empty() {
                     continue;
                 }
-                for cell in to_leave.split(|byte| *byte == b',') {
-                    let cell = std::str::from_utf8(cell).ok().and_then(Cell::parse);
-                    let cell = cell.ok_or_else(|| corrupt("what a driver has to leave is no cell"))?;
+                for cell in to_leave {
                     if self.owes(attempt, Shard::place(hour, cell)) {
                         owed = true;
                         continue;

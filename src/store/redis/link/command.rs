@@ -56,6 +56,8 @@ pub(super) enum Failure {
     Down(String),
     /// It refuses this very command for ever.
     Refused(String),
+    /// What it answered cannot be.
+    Corrupt(String),
 }
 
 impl Command {
@@ -113,6 +115,11 @@ impl Command {
     /// Whether sending it twice may count twice somewhere.
     pub(super) const fn is_script(&self) -> bool {
         self.script.is_some()
+    }
+
+    /// The text of the script that it calls.
+    pub(super) const fn script_text(&self) -> Option<&Bytes> {
+        self.script.as_ref()
     }
 
     /// Turns a call of a script into one with the script's whole text, after which Redis knows it.
@@ -182,7 +189,7 @@ impl Reply {
     }
 
     /// A list that is the only element of a list; of anything else, itself. An empty list stands for nothing.
-    pub(super) fn unwrapped(self) -> Self {
+    pub(in crate::store::redis) fn unwrapped(self) -> Self {
         match self {
             Self::List(items) => items.into_iter().next().unwrap_or(Self::Nil),
             other => other,
@@ -212,6 +219,46 @@ pub(super) fn unexpected() -> StoreError {
 }
 
 impl Failure {
+    /// What an error of Redis means.
+    pub(super) fn told(details: &str) -> Self {
+        Self::read(details).unwrap_or_else(|| Self::Down("an error".into()))
+    }
+
+    /// The same of one command among others that were carried out: it is not sent again.
+    pub(super) fn in_part(self) -> Self {
+        match self {
+            Self::Refused(_) => self,
+            failure => Self::Down(failure.words()),
+        }
+    }
+
+    /// Redis says in the first word what is wrong; the rest may repeat arguments, and with them ids, so it goes no
+    /// further. Only what lies in the data itself is a refusal: a batch that was refused is not sent again.
+    fn read(details: &str) -> Option<Self> {
+        let mut words = details.split_whitespace();
+        let word = words.next().unwrap_or_default();
+        let is_code = word.len() >= 3 && word.bytes().all(|byte| byte.is_ascii_uppercase());
+        let mut place = || words.nth(1).and_then(Address::parse);
+        Some(match word {
+            "NOSCRIPT" => Self::NoScript,
+            "MOVED" => place().map_or_else(|| Self::Again(word.into()), Self::Moved),
+            "ASK" => place().map_or_else(|| Self::Again(word.into()), Self::Ask),
+            "TRYAGAIN" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" => Self::Again(word.into()),
+            "READONLY" => Self::ReadOnly,
+            "WRONGTYPE" => Self::Refused(word.into()),
+            "ERR" if details.contains("string exceeds maximum") => {
+                Self::Refused("a string would exceed the maximum".into())
+            }
+            // What an access list refuses, what was renamed, and what it refuses to a script.
+            "NOPERM" => Self::Down(NOT_ALLOWED.into()),
+            "ERR" if details.starts_with("ERR unknown command") || details.contains("can't run this command") => {
+                Self::Down(NOT_ALLOWED.into())
+            }
+            _ if is_code => Self::Down(word.into()),
+            _ => return None,
+        })
+    }
+
     /// What is wrong, in a few words.
     pub(super) fn words(self) -> String {
         let (StoreError::Unavailable(words) | StoreError::Refused(words) | StoreError::Corrupt(words)) = self.into();
@@ -230,40 +277,28 @@ impl From<Failure> for StoreError {
             Failure::ReadOnly => Self::Unavailable("READONLY".into()),
             Failure::Again(word) | Failure::Down(word) => Self::Unavailable(word),
             Failure::Refused(word) => Self::Refused(word),
+            Failure::Corrupt(word) => Self::Corrupt(word),
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(word) => Self::Down(word),
+            StoreError::Refused(word) => Self::Refused(word),
+            StoreError::Corrupt(word) => Self::Corrupt(word),
         }
     }
 }
 
 impl From<&Error> for Failure {
-    /// Redis says in the first word what is wrong; the rest may repeat arguments, and with them ids, so it goes no
-    /// further. Only what lies in the data itself is a refusal: a batch that was refused is not sent again.
     fn from(error: &Error) -> Self {
         let details = error.details();
-        let mut words = details.split_whitespace();
-        let word = words.next().unwrap_or_default();
-        let is_code = word.len() >= 3 && word.bytes().all(|byte| byte.is_ascii_uppercase());
-        let mut place = || words.nth(1).and_then(Address::parse);
-        match word {
-            "NOSCRIPT" => Self::NoScript,
-            "MOVED" => place().map_or_else(|| Self::Again(word.into()), Self::Moved),
-            "ASK" => place().map_or_else(|| Self::Again(word.into()), Self::Ask),
-            "TRYAGAIN" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" => Self::Again(word.into()),
-            "READONLY" => Self::ReadOnly,
-            "WRONGTYPE" => Self::Refused(word.into()),
-            "ERR" if details.contains("string exceeds maximum") => {
-                Self::Refused("a string would exceed the maximum".into())
-            }
-            // What an access list refuses, what was renamed, and what it refuses to a script.
-            "NOPERM" => Self::Down(NOT_ALLOWED.into()),
-            "ERR" if details.starts_with("ERR unknown command") || details.contains("can't run this command") => {
-                Self::Down(NOT_ALLOWED.into())
-            }
-            _ if is_code => Self::Down(word.into()),
-            _ if *error.kind() == ErrorKind::IO || *error.kind() == ErrorKind::Tls => {
-                Self::Down(format!("{}: {details}", error.kind().to_str()))
-            }
-            _ => Self::Down(error.kind().to_str().into()),
-        }
+        Self::read(details).unwrap_or_else(|| match error.kind() {
+            ErrorKind::IO | ErrorKind::Tls => Self::Down(format!("{}: {details}", error.kind().to_str())),
+            kind => Self::Down(kind.to_str().into()),
+        })
     }
 }
 

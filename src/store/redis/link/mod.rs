@@ -6,6 +6,8 @@
 //! once, and what is answered with MOVED or ASK is sent where that says. A server that answers nothing costs only what
 //! is asked of it. One server, or the primary that sentinels name, is a map with one owner.
 //!
+//! What may be written only if nobody wrote meanwhile (`change`) goes over connections of its own (`line`).
+//!
 //! Never here: a key, a script's text, what a reply means.
 
 use std::path::Path;
@@ -13,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use futures_util::future;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -25,9 +28,13 @@ use self::memory::field;
 use self::node::Node;
 use crate::store::StoreError;
 
+pub(super) use self::change::Change;
 pub(super) use self::command::{Command, NOT_ALLOWED, Reply, Script};
+pub(super) use self::line::Request;
 
+mod change;
 mod command;
+mod line;
 mod map;
 mod memory;
 mod node;
@@ -46,6 +53,15 @@ pub(super) struct Link {
     upkeep: AbortHandle,
     /// So long a server is asked anew that says that it will answer soon.
     patience: Duration,
+    /// What a new line must prove.
+    whose: ArcSwapOption<Whose>,
+}
+
+/// How a server shows whose data it has.
+#[derive(Debug)]
+struct Whose {
+    question: Command,
+    answer: Bytes,
 }
 
 /// A command on its way, and the place of its reply.
@@ -83,7 +99,13 @@ impl Link {
         let (topology, dial) = place::read(url, ca, deadline)?;
         let territory = Arc::new(Territory::new(topology, dial, Command::on("EXISTS", key))?);
         let upkeep = tokio::spawn(map::keep_up(territory.clone())).abort_handle();
-        Ok(Self { territory, upkeep, patience: deadline / 2 })
+        Ok(Self { territory, upkeep, patience: deadline / 2, whose: ArcSwapOption::empty() })
+    }
+
+    /// From now on, a new line is used only where `key` holds `answer`. In a cluster most servers do not have the key:
+    /// there, a new line is used only if no connection was made or broken since it was looked at.
+    pub(super) fn vouch(&self, key: Bytes, answer: String) {
+        self.whose.store(Some(Arc::new(Whose { question: Command::on("GET", key), answer: answer.into() })));
     }
 
     /// Waits for the first connections, no longer than `patience`.
@@ -285,34 +307,40 @@ impl Link {
         mut asked: Pending,
         failure: Failure,
     ) -> Result<(Pending, bool), (usize, Failure)> {
-        let (route, is_later) = match &failure {
-            Failure::NoScript => {
-                asked.command.spell_out();
-                (asked.route.clone(), false)
+        if failure == Failure::NoScript {
+            asked.command.spell_out();
+            return Ok((asked, false));
+        }
+        match self.elsewhere(node, asked.command.slot(), &failure) {
+            Some((route, is_later)) => {
+                asked.route = route;
+                Ok((asked, is_later))
             }
+            None => Err((asked.place, failure)),
+        }
+    }
+
+    /// Where to send what `node` did not do, if that is of use, and whether later.
+    fn elsewhere(&self, node: &Arc<Node>, slot: Option<u16>, failure: &Failure) -> Option<(Route, bool)> {
+        match failure {
             Failure::Moved(address) if self.territory.is_cluster() => {
-                let Some(slot) = asked.command.slot() else { return Err((asked.place, failure)) };
                 let address = address.clone().or_host_of(node.address());
-                let Ok(node) = self.territory.moved(slot, address) else { return Err((asked.place, failure)) };
-                (Route::At(node), false)
+                Some((Route::At(self.territory.moved(slot?, address).ok()?), false))
             }
             Failure::Ask(address) if self.territory.is_cluster() => {
                 let address = address.clone().or_host_of(node.address());
-                let Ok(node) = self.territory.guest(address) else { return Err((asked.place, failure)) };
-                (Route::Asking(node), false)
+                Some((Route::Asking(self.territory.guest(address).ok()?), false))
             }
-            Failure::Again(_) => (Route::Owner, true),
+            Failure::Again(_) => Some((Route::Owner, true)),
             Failure::ReadOnly if self.territory.is_known_by_others() => {
                 self.territory.refresh.notify_one();
-                (Route::Owner, true)
+                Some((Route::Owner, true))
             }
             _ => {
                 self.territory.refresh.notify_one();
-                return Err((asked.place, failure));
+                None
             }
-        };
-        asked.route = route;
-        Ok((asked, is_later))
+        }
     }
 }
 

@@ -30,7 +30,9 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 
+use super::Whose;
 use super::command::{Command, Failure, NOT_ALLOWED, Reply};
+use super::line::Line;
 use super::memory::{Evicted, Memory};
 use super::place::{Address, Dial};
 use super::slowlog::{self, Seen};
@@ -50,6 +52,8 @@ const SILENT_CONNECTED: Duration = Duration::from_secs(3);
 const SILENT_DISCONNECTED: Duration = Duration::from_secs(15);
 /// A connection that is just being made is waited for as long as this.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(300);
+/// Lines that are kept for the next write.
+const LINES_KEPT: usize = 4;
 /// How often the slow log is read.
 const SLOW_LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -82,7 +86,10 @@ pub(super) struct Node {
 
 #[derive(Debug)]
 struct State {
+    dial: Dial,
     builder: Builder,
+    /// Connections that wait for a write.
+    lines: Mutex<Vec<Line>>,
     live: ArcSwap<Live>,
     in_flight: Semaphore,
     /// So long a pipeline may take.
@@ -115,7 +122,9 @@ impl Node {
         let builder = dial.server(&address);
         let live = ArcSwap::from_pointee(Live::start(&builder, &tally)?);
         let state = Arc::new(State {
+            dial: dial.clone(),
             builder,
+            lines: Mutex::default(),
             live,
             in_flight: Semaphore::new(IN_FLIGHT),
             timeout: dial.timeout(),
@@ -177,6 +186,62 @@ impl Node {
             self.state.suspected.notify_one();
         }
         outcome
+    }
+
+    /// A connection that nobody else uses: one that was kept, or a new one. A new one must answer as `whose` says; in a
+    /// cluster, no connection may have been made or broken since there were so many `connections`.
+    pub(super) async fn line(
+        &self,
+        whose: Option<&Whose>,
+        is_cluster: bool,
+        connections: u64,
+    ) -> Result<Line, Failure> {
+        if self.state.is_broken() {
+            tokio::task::yield_now().await;
+            return Err(self.state.live.load().down());
+        }
+        while let Some(mut line) = self.kept() {
+            if line.is_quiet() {
+                return Ok(line);
+            }
+        }
+        let question = whose.filter(|_| !is_cluster).map(|whose| &whose.question);
+        let (line, answer) = Line::open(&self.state.dial, &self.address, question).await?;
+        let is_ours = match whose {
+            None => true,
+            Some(_) if is_cluster => self.state.tally.connections.load(Ordering::Acquire) == connections,
+            Some(whose) => answer == Some(Reply::Bytes(whose.answer.clone())),
+        };
+        if is_ours {
+            return Ok(line);
+        }
+        if !is_cluster {
+            // It is looked at anew whose data it is.
+            self.state.tally.connections.fetch_add(1, Ordering::Release);
+        }
+        Err(Failure::Down("a new connection: it is not known whose data it leads to".into()))
+    }
+
+    fn kept(&self) -> Option<Line> {
+        self.state.lines.lock().pop()
+    }
+
+    /// Keeps a line for the next write.
+    pub(super) fn keep(&self, line: Line) {
+        let mut lines = self.state.lines.lock();
+        if lines.len() < LINES_KEPT {
+            lines.push(line);
+        }
+    }
+
+    /// Something failed on a line that was begun at this moment: it is looked whether the server is still there, and
+    /// what other lines are kept goes.
+    pub(super) fn suspect(&self, begun: Instant) {
+        self.state.lines.lock().clear();
+        if begun.elapsed() >= self.state.timeout {
+            self.state.silent_since.lock().get_or_insert(begun);
+        }
+        self.state.suspected.notify_one();
     }
 }
 

@@ -147,6 +147,16 @@ impl Dial {
         self.servers.database.unwrap_or(0)
     }
 
+    /// What a server is told: a user, if it is not the default one, and a password.
+    pub(super) fn credentials(&self) -> Option<(Option<&str>, &str)> {
+        Some((self.servers.username.as_deref(), self.servers.password.as_deref()?))
+    }
+
+    /// How TLS is begun; `None`: there is none.
+    pub(super) fn tls(&self) -> Option<&TlsConnector> {
+        self.servers.tls.as_ref().map(|tls| &tls.connector)
+    }
+
     /// For clients of the server at `address`.
     pub(super) fn server(&self, address: &Address) -> Builder {
         self.builder(&self.servers, address)

@@ -1,0 +1,307 @@
+//! Changes that are made only if nobody else touched what they rest on: what is looked at is watched first (WATCH), and
+//! what is written is one transaction (MULTI, EXEC), which Redis drops if anything watched was written meanwhile. Then it
+//! is looked at again. A change that is dropped is dropped for another that was made, so somebody always gets on; one
+//! that a crash or a lost connection breaks off is made whole or not at all.
+//!
+//! What is watched first is one key that all changes of the same key write, which costs nearly nothing; whoever was
+//! overtaken once watches what it rests on and nothing else, so that nobody is kept from writing by others' business.
+//! Changes of one key therefore go one at a time; those of several keys go over several lines.
+//!
+//! A line carries one change after the other; the looks for the next go out with the writes of the one before. MULTI
+//! goes with the looks: were it refused after them, what follows would be carried out unwatched.
+//!
+//! Never here: what a change rests on.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::future;
+use parking_lot::Mutex;
+use rand::RngExt as _;
+
+use super::command::{Failure, Reply, slot};
+use super::line::{Line, Request};
+use super::node::Node;
+use super::{Link, PAUSES, ROUNDS, Route, nobody};
+use crate::store::StoreError;
+
+/// Lines to one server at once, each for changes of other keys: while one waits for an answer, Redis works for another.
+const LINES: usize = 4;
+
+/// What is looked at, and what is then written. All in one slot.
+pub(in crate::store::redis) trait Change: Sync {
+    /// What is known of it once it is made.
+    type Made: Send;
+
+    /// The key that it writes; its slot is that of all others.
+    fn key(&self) -> &[u8];
+
+    /// What it rests on, besides.
+    fn watched(&self) -> &[Bytes];
+
+    /// Asks what must be known.
+    fn look(&self, request: &mut Request);
+
+    /// Writes, given what the looks answered. What Redis answers to the last command is what [`Link::change`] gives beside
+    /// what this returns. Everything watched is written; of [`Change::key`], what it rests on.
+    fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Self::Made, StoreError>;
+}
+
+/// A change whose turn it is.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    at: usize,
+    /// Somebody else was faster the last time.
+    is_overtaken: bool,
+}
+
+/// The changes of one server that no line has taken yet, those of each key together.
+#[derive(Debug)]
+struct Part {
+    node: Arc<Node>,
+    asking: bool,
+    queue: Mutex<VecDeque<VecDeque<Turn>>>,
+}
+
+/// What became of the changes that a line took.
+struct Outcomes<C: Change> {
+    made: Vec<(usize, C::Made, Vec<Reply>)>,
+    failed: Vec<(usize, Failure)>,
+    /// Not tried any more after a failure.
+    left: Vec<usize>,
+}
+
+impl Link {
+    /// Makes changes of which no two rest on the same, in any order, and gives for each what [`Change::write`] returned and
+    /// all that Redis answered. After an error any of them may have been made. `connections` is what
+    /// [`Link::connections`] said when it was last looked whose data this is.
+    pub(in crate::store::redis) async fn change<C: Change>(
+        &self,
+        changes: &[C],
+        connections: u64,
+    ) -> Result<Vec<(C::Made, Vec<Reply>)>, StoreError> {
+        let begun = Instant::now();
+        let mut made: Vec<Option<(C::Made, Vec<Reply>)>> = changes.iter().map(|_| None).collect();
+        let mut open: Vec<(usize, Route)> = (0..changes.len()).map(|at| (at, Route::Owner)).collect();
+        if !open.is_empty() {
+            // Whoever brings the same at the same time should not meet us at each of them.
+            open.rotate_left(rand::rng().random_range(0..changes.len()));
+        }
+        let mut pause = PAUSES.0;
+        for round in 0.. {
+            let parts = self.parts(std::mem::take(&mut open), changes)?;
+            let works = parts.iter().flat_map(|part| {
+                let lines = part.queue.lock().len().min(LINES);
+                (0..lines).map(|_| self.work(part, changes, connections))
+            });
+            let (mut trouble, mut is_later) = (None, false);
+            for (part, outcomes) in future::join_all(works).await {
+                for (at, done, answers) in outcomes.made {
+                    made[at] = Some((done, answers));
+                }
+                for (at, failure) in outcomes.failed {
+                    match self.elsewhere(&part.node, Some(slot(changes[at].key())), &failure) {
+                        Some((route, later)) if round < ROUNDS => {
+                            is_later |= later;
+                            open.push((at, route));
+                        }
+                        _ => trouble = trouble.or(Some(failure)),
+                    }
+                }
+                open.extend(outcomes.left.into_iter().map(|at| (at, part.route())));
+            }
+            if let Some(failure) = trouble {
+                return Err(failure.into());
+            }
+            for part in &parts {
+                let left = std::mem::take(&mut *part.queue.lock());
+                open.extend(left.into_iter().flatten().map(|turn| (turn.at, part.route())));
+            }
+            if open.is_empty() {
+                break;
+            }
+            if is_later {
+                if begun.elapsed() >= self.patience {
+                    return Err(Failure::Again("not ready in time".into()).into());
+                }
+                let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+                tokio::time::sleep(jittered).await;
+                pause = (pause * 2).min(PAUSES.1);
+            }
+        }
+        made.into_iter().map(|made| made.ok_or_else(|| nobody().into())).collect()
+    }
+
+    /// By server and key.
+    fn parts<C: Change>(&self, open: Vec<(usize, Route)>, changes: &[C]) -> Result<Vec<Part>, StoreError> {
+        let map = self.territory.map();
+        let mut parts: Vec<Part> = Vec::new();
+        for (at, route) in open {
+            let key = changes[at].key();
+            let (node, asking) = match route {
+                Route::Owner => (map.owner(slot(key)), false),
+                Route::At(node) => (Some(node), false),
+                Route::Asking(node) => (Some(node), true),
+            };
+            let Some(node) = node else {
+                self.territory.refresh.notify_one();
+                return Err(nobody().into());
+            };
+            let is_its = |part: &Part| Arc::ptr_eq(&part.node, &node) && part.asking == asking;
+            let part = parts.iter().position(is_its).unwrap_or_else(|| {
+                parts.push(Part { node, asking, queue: Mutex::default() });
+                parts.len() - 1
+            });
+            let queue = parts[part].queue.get_mut();
+            let turn = Turn { at, is_overtaken: false };
+            match queue.iter_mut().find(|turns| turns.front().is_some_and(|turn| changes[turn.at].key() == key)) {
+                Some(turns) => turns.push_back(turn),
+                None => queue.push_back([turn].into()),
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Makes changes of a part, those of one key after the other, until there are none left or one fails.
+    async fn work<'a, C: Change>(&self, part: &'a Part, changes: &[C], connections: u64) -> (&'a Part, Outcomes<C>) {
+        let mut outcomes = Outcomes { made: Vec::new(), failed: Vec::new(), left: Vec::new() };
+        let (whose, begun) = (self.whose.load(), Instant::now());
+        let Some(turns) = part.first() else { return (part, outcomes) };
+        let carried = match part.node.line(whose.as_deref(), self.is_cluster(), connections).await {
+            Ok(line) => part.carry(line, turns, changes, &mut outcomes).await,
+            Err(failure) => {
+                outcomes.failed.extend(turns.into_iter().map(|turn| (turn.at, failure.clone())));
+                Err(begun)
+            }
+        };
+        match carried {
+            Ok(line) => part.node.keep(line),
+            Err(begun) => part.node.suspect(begun),
+        }
+        (part, outcomes)
+    }
+}
+
+impl Part {
+    fn route(&self) -> Route {
+        if self.asking { Route::Asking(self.node.clone()) } else { Route::Owner }
+    }
+
+    /// The changes of a key that no line has taken.
+    fn first(&self) -> Option<VecDeque<Turn>> {
+        self.queue.lock().pop_front()
+    }
+
+    /// Takes `turns` and what is in the queue over a line. It is given back if it can be used any more; else, when what
+    /// failed was begun: with the line ends what was begun on it.
+    async fn carry<C: Change>(
+        &self,
+        mut line: Line,
+        mut turns: VecDeque<Turn>,
+        changes: &[C],
+        outcomes: &mut Outcomes<C>,
+    ) -> Result<Line, Instant> {
+        let mut seen: Option<(Turn, Vec<Reply>)> = None;
+        let begun = loop {
+            let begun = Instant::now();
+            let mut request = Request::default();
+            request.spells_out = line.is_new();
+            let writing = match seen.take() {
+                None => None,
+                Some((turn, replies)) => match changes[turn.at].write(replies, &mut request) {
+                    Ok(made) => {
+                        request.command("EXEC", 0);
+                        Some((turn, made, request.commands()))
+                    }
+                    Err(error) => {
+                        outcomes.failed.push((turn.at, error.into()));
+                        break begun;
+                    }
+                },
+            };
+            if turns.is_empty() {
+                turns = self.first().unwrap_or_default();
+            }
+            let looking = turns.pop_front();
+            if let Some(turn) = looking {
+                request.asks = self.asking;
+                watch(&changes[turn.at], turn, &mut request);
+                changes[turn.at].look(&mut request);
+                request.command("MULTI", 0);
+            } else if writing.is_none() {
+                return Ok(line);
+            }
+            let mut replies = match line.exchange(request).await {
+                Ok(replies) => replies,
+                Err(failure) => {
+                    let lost = writing.map(|(turn, ..)| turn).into_iter().chain(looking);
+                    outcomes.failed.extend(lost.map(|turn| (turn.at, failure.clone())));
+                    break begun;
+                }
+            };
+            let looked = replies.split_off(writing.as_ref().map_or(0, |(.., commands)| *commands));
+            let mut has_failed = false;
+            if let Some((turn, made, _)) = writing {
+                match executed(replies) {
+                    Ok(Some(answers)) => {
+                        line.has_executed();
+                        outcomes.made.push((turn.at, made, answers));
+                    }
+                    Ok(None) => turns.push_back(Turn { is_overtaken: true, ..turn }),
+                    Err(failure) => {
+                        outcomes.failed.push((turn.at, failure));
+                        has_failed = true;
+                    }
+                }
+            }
+            if let Some(turn) = looking {
+                match answers(looked, self.asking) {
+                    Ok(answers) => seen = Some((turn, answers)),
+                    Err(failure) => {
+                        outcomes.failed.push((turn.at, failure));
+                        has_failed = true;
+                    }
+                }
+            }
+            if has_failed {
+                break begun;
+            }
+        };
+        outcomes.left.extend(seen.map(|(turn, _)| turn).into_iter().chain(turns).map(|turn| turn.at));
+        Err(begun)
+    }
+}
+
+fn watch<C: Change>(change: &C, turn: Turn, request: &mut Request) {
+    if turn.is_overtaken {
+        request.command("WATCH", change.watched().len());
+        for key in change.watched() {
+            request.arg(key);
+        }
+    } else {
+        request.command("WATCH", 1).arg(change.key());
+    }
+}
+
+/// What the looks answered, without what stands for WATCH and for MULTI, and for ASKING before each.
+fn answers(replies: Vec<Result<Reply, Failure>>, asking: bool) -> Result<Vec<Reply>, Failure> {
+    let step = 1 + usize::from(asking);
+    let mut answers = replies.into_iter().skip(step - 1).step_by(step).collect::<Result<Vec<_>, _>>()?;
+    answers.pop();
+    answers.remove(0);
+    Ok(answers)
+}
+
+/// What a transaction answered, given the replies to what was queued and to EXEC; `None` if it was dropped.
+fn executed(mut replies: Vec<Result<Reply, Failure>>) -> Result<Option<Vec<Reply>>, Failure> {
+    let executed = replies.pop().unwrap_or_else(|| Err(Failure::Down("no reply".into())));
+    // What could not be queued says why; then EXEC says no more than that nothing was done.
+    replies.into_iter().collect::<Result<Vec<_>, _>>()?;
+    match executed? {
+        Reply::Nil => Ok(None),
+        Reply::List(answers) => Ok(Some(answers)),
+        _ => Err(Failure::Corrupt("what EXEC answers is no list".into())),
+    }
+}

@@ -1,0 +1,14 @@
+-- Ends a slice: notes the newest moment of the shard, and counts.
+--
+-- KEYS: last, marks. ARGV: when each of them expires (s), the instance, this attempt, the attempt known to be complete,
+--       what was reached then, whether the points may have come before ('1'), the newest ts of the slice (ms).
+--
+-- Returns a list of what `count_call` does.
+
+local last = tonumber(redis.call('GET', KEYS[1]) or nil)
+if not last or last < tonumber(ARGV[8]) then
+  redis.call('SET', KEYS[1], ARGV[8], 'EXAT', ARGV[1])
+elseif ARGV[7] == '1' then
+  redis.call('EXPIREAT', KEYS[1], ARGV[1])
+end
+return { count_call(KEYS[2], unpack(ARGV, 2, 7)) }

@@ -1,0 +1,255 @@
+//! Somebody else writes, or the connection is lost, between the moment when a write has looked and the moment when it is
+//! carried out. A gate before the server holds the write at that very point.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use geotrail::model::{Point, Resolution};
+use geotrail::store::redis::{Options, RedisStore};
+use geotrail::store::{Batch, Store, StoreError};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::harness::redis::RedisServer;
+use crate::redis_store::{
+    assert_expiries, assert_holds, assert_public_keys, batch, id, now, options, point, works_again,
+};
+use crate::sharding::{assert_sharded_keys, resolution};
+
+const ONE: &str = "00000000000000a1";
+const TWO: &str = "00000000000000b2";
+const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
+/// More than one transaction takes.
+const DRIVERS: usize = 70;
+
+/// What becomes of an EXEC at the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Pass,
+    /// It never arrives, and its connection is over.
+    Cut,
+}
+
+/// A TCP proxy that holds the next EXEC once it is closed.
+struct Gate {
+    port: u16,
+    is_closed: Arc<AtomicBool>,
+    passed: Arc<AtomicUsize>,
+    held: mpsc::UnboundedReceiver<oneshot::Sender<Verdict>>,
+}
+
+impl Gate {
+    async fn before(server: &RedisServer) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let (port, target) = (listener.local_addr().expect("it is bound").port(), server.address());
+        let (is_closed, passed): (Arc<AtomicBool>, Arc<AtomicUsize>) = Default::default();
+        let (holding, held) = mpsc::unbounded_channel();
+        let (closed, passing) = (is_closed.clone(), passed.clone());
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(&target).await.expect("the server is there");
+                for socket in [&client, &server] {
+                    socket.set_nodelay(true).expect("it is a socket");
+                }
+                let ((from_client, to_client), (mut from_server, mut to_server)) =
+                    (client.into_split(), server.into_split());
+                let mut to_client_of_server = to_client;
+                let back = tokio::spawn(async move {
+                    let _ = tokio::io::copy(&mut from_server, &mut to_client_of_server).await;
+                });
+                let (closed, passing, holding) = (closed.clone(), passing.clone(), holding.clone());
+                tokio::spawn(async move {
+                    let _ = forward(from_client, &mut to_server, &closed, &passing, &holding).await;
+                    back.abort();
+                });
+            }
+        });
+        Self { port, is_closed, passed, held }
+    }
+
+    fn url(&self) -> String {
+        RedisServer::url_at(&format!("127.0.0.1:{}", self.port))
+    }
+
+    fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+    }
+
+    async fn holds(&mut self) -> Option<oneshot::Sender<Verdict>> {
+        self.held.recv().await
+    }
+
+    fn passed(&self) -> usize {
+        self.passed.load(Ordering::SeqCst)
+    }
+}
+
+/// Passes on what a client sends until it ends, or is cut.
+async fn forward(
+    mut from: OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+    is_closed: &AtomicBool,
+    passed: &AtomicUsize,
+    holding: &mpsc::UnboundedSender<oneshot::Sender<Verdict>>,
+) -> std::io::Result<()> {
+    let mut waiting = Vec::new();
+    while from.read_buf(&mut waiting).await? > 0 {
+        while let Some(at) = waiting.windows(EXEC.len()).position(|bytes| bytes == EXEC) {
+            to.write_all(&waiting[..at]).await?;
+            if is_closed.swap(false, Ordering::SeqCst) {
+                let (sender, verdict) = oneshot::channel();
+                holding.send(sender).expect("the test waits");
+                if verdict.await.expect("the test decides") == Verdict::Cut {
+                    return Ok(());
+                }
+            }
+            to.write_all(EXEC).await?;
+            passed.fetch_add(1, Ordering::SeqCst);
+            waiting.drain(..at + EXEC.len());
+        }
+        // What may be the beginning of one waits for the rest.
+        let most = waiting.len().min(EXEC.len() - 1);
+        let kept = (0..=most).rev().find(|kept| waiting.ends_with(&EXEC[..*kept])).unwrap_or_default();
+        let sent = waiting.len() - kept;
+        to.write_all(&waiting[..sent]).await?;
+        waiting.drain(..sent);
+    }
+    Ok(())
+}
+
+async fn connected(server: &RedisServer, url: String, instance: &str, cells: Option<u8>) -> RedisStore {
+    let options = Options { url, shard_resolution: cells.map(resolution), ..options(server, instance) };
+    let store = RedisStore::connect(options).await.expect("a good URL");
+    works_again(&store).await;
+    store
+}
+
+/// Everybody from `first` on, `step` of 2 km to the north, `seconds` into the last hour.
+fn fleet(first: usize, step: i32, seconds: i64) -> Vec<Point> {
+    let ts = now().hour().previous().start().plus_ms(seconds * 1_000);
+    let place = |number: usize| point(id(number), ts, 525_000_000 + step * 180_000, 134_000_000);
+    (first..first + DRIVERS).map(place).collect()
+}
+
+fn assert_keys(server: &RedisServer, points: &[Point], cells: Option<Resolution>) {
+    match cells {
+        None => assert_public_keys(server, points),
+        Some(cells) => assert_sharded_keys(server, points, cells),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_was_overtaken_looks_again() {
+    for cells in [None, Some(7)] {
+        let server = RedisServer::start();
+        let mut gate = Gate::before(&server).await;
+        let slow = connected(&server, gate.url(), ONE, cells).await;
+        let fast = connected(&server, server.url(), TWO, cells).await;
+        let first = fleet(0, 0, 10);
+        slow.apply(batch(&first, 1)).await.expect("Redis is there");
+        let alone = gate.passed();
+
+        let (older, newer) = (fleet(0, 1, 20), fleet(0, 2, 30));
+        gate.close();
+        let overtaking = async {
+            let held = gate.holds().await.expect("the gate is there");
+            fast.apply(batch(&newer, 1)).await.expect("Redis is there");
+            held.send(Verdict::Pass).expect("the gate waits");
+        };
+        let (written, ()) = tokio::join!(slow.apply(batch(&older, 2)), overtaking);
+        written.expect("it looked again");
+        assert!(gate.passed() > 2 * alone, "{} transactions, alone {alone}", gate.passed());
+        let all = [first, older, newer].concat();
+        for store in [&slow, &fast] {
+            assert_holds(store, &all).await;
+            assert_eq!(store.audit().await.expect("Redis is there"), None);
+        }
+        assert_keys(&server, &all, cells.map(resolution));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn others_drivers_hold_nobody_up_twice() {
+    let server = RedisServer::start();
+    let mut gate = Gate::before(&server).await;
+    let slow = connected(&server, gate.url(), ONE, None).await;
+    let fast = connected(&server, server.url(), TWO, None).await;
+    // One transaction.
+    let ours = |step, seconds| fleet(0, step, seconds)[..40].to_vec();
+    slow.apply(batch(&ours(0, 10), 1)).await.expect("Redis is there");
+    assert_eq!(gate.passed(), 1);
+    let (moved, theirs) = (ours(1, 20), [1, 2, 3].map(|step| fleet(DRIVERS, step, 20 + i64::from(step))));
+    gate.close();
+    let meanwhile = async {
+        for (end, theirs) in theirs.iter().enumerate() {
+            let Some(held) = gate.holds().await else { break };
+            fast.apply(batch(theirs, end as u64 + 1)).await.expect("Redis is there");
+            gate.close();
+            held.send(Verdict::Pass).expect("the gate waits");
+        }
+    };
+    let written = tokio::select! {
+        written = slow.apply(batch(&moved, 2)) => written,
+        () = meanwhile => panic!("nobody gets on"),
+    };
+    written.expect("Redis is there");
+    assert_eq!(gate.passed(), 3, "overtaken once, then never again");
+    assert_holds(&slow, &[ours(0, 10), moved, theirs[0].clone(), theirs[1].clone()].concat()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_lost_takes_its_write_with_it() {
+    for cells in [None, Some(7)] {
+        let server = RedisServer::start();
+        let mut gate = Gate::before(&server).await;
+        let slow = connected(&server, gate.url(), ONE, cells).await;
+        let fast = connected(&server, server.url(), TWO, cells).await;
+        let first = fleet(0, 0, 10);
+        slow.apply(batch(&first, 1)).await.expect("Redis is there");
+
+        // One transaction, of which nothing arrives.
+        let (older, newer) = (fleet(0, 1, 20)[..3].to_vec(), fleet(0, 2, 30)[..3].to_vec());
+        gate.close();
+        let losing = async {
+            let held = gate.holds().await.expect("the gate is there");
+            fast.apply(batch(&newer, 1)).await.expect("Redis is there");
+            held.send(Verdict::Cut).expect("the gate waits");
+        };
+        let (written, ()) = tokio::join!(slow.apply(batch(&older[..1], 2)), losing);
+        assert!(matches!(written, Err(StoreError::Unavailable(_))), "{written:?}");
+        let without = [first, newer].concat();
+        assert_holds(&fast, &without).await;
+        assert_keys(&server, &without, cells.map(resolution));
+
+        slow.apply(Batch { repeated: true, ..batch(&older, 2) }).await.expect("it connects anew");
+        let all = [without, older].concat();
+        assert_holds(&slow, &all).await;
+        assert_keys(&server, &all, cells.map(resolution));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_track_that_goes_meanwhile_is_noticed_and_comes_back_with_its_expiry() {
+    let server = RedisServer::start();
+    let mut gate = Gate::before(&server).await;
+    let store = connected(&server, gate.url(), ONE, None).await;
+    let [first, second] = [(0, 10), (1, 20)].map(|(step, seconds)| fleet(0, step, seconds));
+    store.apply(batch(&first, 1)).await.expect("Redis is there");
+    let track = |number| format!("geotrail:{{{}}}:track:{}", first[0].fix.ts.hour(), id(number));
+    let unlink: Vec<String> = std::iter::once("UNLINK".into()).chain((0..DRIVERS).map(track)).collect();
+    gate.close();
+    let going = async {
+        let held = gate.holds().await.expect("the gate is there");
+        server.cli(&unlink.iter().map(String::as_str).collect::<Vec<_>>());
+        held.send(Verdict::Pass).expect("the gate waits");
+    };
+    let (written, ()) = tokio::join!(store.apply(batch(&second, 2)), going);
+    assert!(matches!(written, Err(StoreError::Unavailable(_))), "{written:?}");
+    for (points, end) in [(&first, 1), (&second, 2)] {
+        store.apply(Batch { repeated: true, ..batch(points, end) }).await.expect("Redis is there");
+    }
+    assert_expiries(&server);
+    assert_holds(&store, &[first, second].concat()).await;
+}
