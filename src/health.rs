@@ -216,8 +216,16 @@ impl Health {
         let now = self.0.clock.now();
         let window = Window { since: now.plus_ms(-TRAILING_HOUR_MS), until: now.plus_ms(MAX_AHEAD_MS) };
         let store = source.store();
+        let was_away = known.lock().health == StoreHealth::Unreachable;
         let ask = async {
             store.ping().await?;
+            // Whoever comes back may have lost everything: it is not called up before that was looked into.
+            if was_away
+                && let Err(error) = store.audit().await
+                && !store.is_partial()
+            {
+                return Err(error);
+            }
             self.compare_clocks(source, known).await;
             match store.last_report(window).await {
                 // What it can be asked of it answers.

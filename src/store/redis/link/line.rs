@@ -301,7 +301,9 @@ mod tests {
         let (moved, _) = read("-MOVED 1 h:2\r\n").expect("it is all there");
         assert!(matches!(moved, Err(Failure::Moved(_))));
         let within = "*3\r\n:1\r\n-MOVED 1 h:2\r\n-WRONGTYPE x\r\n";
-        assert_eq!(read(within), Some((Err(Failure::Down("MOVED".into())), within.len())));
+        let (moved, length) = read(within).expect("it is all there");
+        assert!(matches!(moved, Err(Failure::Down(words)) if words.starts_with("MOVED")));
+        assert_eq!(length, within.len());
         let (wrong, _) = read("*2\r\n-WRONGTYPE x\r\n:1\r\n").expect("it is all there");
         assert_eq!(wrong, Err(Failure::Refused("WRONGTYPE".into())));
     }
