@@ -80,7 +80,7 @@ advisories: $(TOOLS)/bin/cargo-deny
 
 # More tests at once than processors: most of them wait for a server of their own.
 unit: redis-server
-	RUST_TEST_THREADS=6 cargo test --locked --lib --bins --tests
+	RUST_TEST_THREADS=6 cargo test --locked --lib --tests
 
 $(TOOLS)/bin/cargo-deny:
 	@mkdir -p $(TOOLS)/bin

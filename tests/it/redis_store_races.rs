@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use geotrail::model::{Point, Resolution};
 use geotrail::store::redis::{Options, RedisStore};
@@ -13,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::harness::redis::RedisServer;
+use crate::harness::switch::Switch;
 use crate::redis_store::{
     assert_expiries, assert_holds, assert_public_keys, batch, id, now, options, point, works_again,
 };
@@ -105,8 +107,9 @@ async fn forward(
                     return Ok(());
                 }
             }
-            to.write_all(EXEC).await?;
+            // Before its answer can be there.
             passed.fetch_add(1, Ordering::SeqCst);
+            to.write_all(EXEC).await?;
             waiting.drain(..at + EXEC.len());
         }
         // What may be the beginning of one waits for the rest.
@@ -252,4 +255,22 @@ async fn a_track_that_goes_meanwhile_is_noticed_and_comes_back_with_its_expiry()
     }
     assert_expiries(&server);
     assert_holds(&store, &[first, second].concat()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f27_a_server_far_away_is_written_to_over_many_lines() {
+    let server = RedisServer::start();
+    let switch = Switch::to(server.port()).await;
+    switch.slow_down(Duration::from_millis(5));
+    let store = connected(&server, RedisServer::url_at(&format!("127.0.0.1:{}", switch.port())), ONE, None).await;
+    let lines = || server.cli(&["CLIENT", "LIST"]).matches("name=geotrail").count();
+    let everybody =
+        |step, seconds| -> Vec<Point> { (0..10).flat_map(|part| fleet(part * DRIVERS, step, seconds)).collect() };
+    let (first, second) = (everybody(0, 10), everybody(1, 20));
+    store.apply(batch(&first, 1)).await.expect("Redis is there");
+    let known_by_then = lines();
+    store.apply(batch(&second, 2)).await.expect("Redis is there");
+    assert!(lines() >= known_by_then + 8, "{} lines, {known_by_then} before it was known", lines());
+    assert_holds(&store, &[first, second].concat()).await;
+    assert_eq!(store.audit().await.expect("Redis is there"), None);
 }

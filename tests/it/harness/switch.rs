@@ -1,7 +1,8 @@
-//! A TCP proxy that tests turn: on to another server, cut, or swallowing what it should forward.
+//! A TCP proxy that tests turn: on to another server, cut, slow, or swallowing what it should forward.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -13,6 +14,8 @@ pub(crate) struct Switch {
     port: u16,
     target: Arc<AtomicU16>,
     swallows: Arc<AtomicBool>,
+    /// How long bytes take, either way.
+    takes_ms: Arc<AtomicU64>,
     cuts: watch::Sender<u64>,
 }
 
@@ -25,17 +28,19 @@ impl Switch {
             port,
             target: Arc::new(AtomicU16::new(target)),
             swallows: Arc::default(),
+            takes_ms: Arc::default(),
             cuts: watch::Sender::new(0),
         };
         let (target, swallows, cuts) = (switch.target.clone(), switch.swallows.clone(), switch.cuts.subscribe());
+        let takes_ms = switch.takes_ms.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", target.load(Ordering::SeqCst))).await else {
                     continue;
                 };
                 let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-                tokio::spawn(forward(from_client, to_server, cuts.clone(), Arc::default()));
-                tokio::spawn(forward(from_server, to_client, cuts.clone(), swallows.clone()));
+                tokio::spawn(forward(from_client, to_server, cuts.clone(), Arc::default(), takes_ms.clone()));
+                tokio::spawn(forward(from_server, to_client, cuts.clone(), swallows.clone(), takes_ms.clone()));
             }
         });
         switch
@@ -56,6 +61,11 @@ impl Switch {
         self.swallows.store(true, Ordering::SeqCst);
     }
 
+    /// From now on bytes take so long, either way.
+    pub(crate) fn slow_down(&self, takes: Duration) {
+        self.takes_ms.store(takes.as_millis() as u64, Ordering::SeqCst);
+    }
+
     /// No longer so; what was swallowed stays lost.
     pub(crate) fn forward_again(&self) {
         self.swallows.store(false, Ordering::SeqCst);
@@ -67,6 +77,7 @@ async fn forward(
     mut to: OwnedWriteHalf,
     mut cuts: watch::Receiver<u64>,
     swallows: Arc<AtomicBool>,
+    takes_ms: Arc<AtomicU64>,
 ) {
     cuts.mark_unchanged();
     let mut buffer = vec![0; 64 * 1024];
@@ -76,6 +87,10 @@ async fn forward(
             _ = cuts.changed() => return,
         };
         let Ok(read @ 1..) = read else { return };
+        let takes_ms = takes_ms.load(Ordering::SeqCst);
+        if takes_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(takes_ms)).await;
+        }
         if !swallows.load(Ordering::SeqCst) && to.write_all(&buffer[..read]).await.is_err() {
             return;
         }

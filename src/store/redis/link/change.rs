@@ -5,7 +5,8 @@
 //!
 //! What is watched first is one key that all changes of the same key write, which costs nearly nothing; whoever was
 //! overtaken once watches what it rests on and nothing else, so that nobody is kept from writing by others' business.
-//! Changes of one key therefore go one at a time; those of several keys go over several lines.
+//! Changes of one key therefore go one at a time; those of several keys go over several lines. A server that is far away
+//! would be waited for most of the time: there, all changes watch no more than they rest on, and go over many lines.
 //!
 //! A line carries one change after the other; the looks for the next go out with the writes of the one before. MULTI
 //! goes with the looks: were it refused after them, what follows would be carried out unwatched.
@@ -29,6 +30,8 @@ use crate::store::StoreError;
 
 /// Lines to one server at once, each for changes of other keys: while one waits for an answer, Redis works for another.
 const LINES: usize = 4;
+/// The same to one that is far away, for any changes.
+pub(super) const LINES_AFAR: usize = 16;
 
 /// What is looked at, and what is then written. All in one slot.
 pub(in crate::store::redis) trait Change: Sync {
@@ -53,8 +56,8 @@ pub(in crate::store::redis) trait Change: Sync {
 #[derive(Clone, Copy, Debug)]
 struct Turn {
     at: usize,
-    /// Somebody else was faster the last time.
-    is_overtaken: bool,
+    /// What it rests on is watched, and nothing else.
+    is_narrow: bool,
 }
 
 /// The changes of one server that no line has taken yet, those of each key together.
@@ -93,7 +96,8 @@ impl Link {
         for round in 0.. {
             let parts = self.parts(std::mem::take(&mut open), changes)?;
             let works = parts.iter().flat_map(|part| {
-                let lines = part.queue.lock().len().min(LINES);
+                let most = if part.node.is_far() { LINES_AFAR } else { LINES };
+                let lines = part.queue.lock().len().min(most);
                 (0..lines).map(|_| self.work(part, changes, connections))
             });
             let (mut trouble, mut is_later) = (None, false);
@@ -154,9 +158,12 @@ impl Link {
                 parts.push(Part { node, asking, queue: Mutex::default() });
                 parts.len() - 1
             });
+            let turn = Turn { at, is_narrow: parts[part].node.is_far() };
             let queue = parts[part].queue.get_mut();
-            let turn = Turn { at, is_overtaken: false };
-            match queue.iter_mut().find(|turns| turns.front().is_some_and(|turn| changes[turn.at].key() == key)) {
+            let is_its_key = |turns: &&mut VecDeque<Turn>| {
+                turns.front().is_some_and(|first| !first.is_narrow && changes[first.at].key() == key)
+            };
+            match queue.iter_mut().find(is_its_key) {
                 Some(turns) => turns.push_back(turn),
                 None => queue.push_back([turn].into()),
             }
@@ -249,7 +256,7 @@ impl Part {
                         line.has_executed();
                         outcomes.made.push((turn.at, made, answers));
                     }
-                    Ok(None) => turns.push_back(Turn { is_overtaken: true, ..turn }),
+                    Ok(None) => turns.push_back(Turn { is_narrow: true, ..turn }),
                     Err(failure) => {
                         outcomes.failed.push((turn.at, failure));
                         has_failed = true;
@@ -275,7 +282,7 @@ impl Part {
 }
 
 fn watch<C: Change>(change: &C, turn: Turn, request: &mut Request) {
-    if turn.is_overtaken {
+    if turn.is_narrow {
         request.command("WATCH", change.watched().len());
         for key in change.watched() {
             request.arg(key);

@@ -7,7 +7,7 @@
 //! Never here: what is watched or written, which server it is.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use fred::types::config::TlsConnector;
@@ -22,6 +22,8 @@ use super::slowlog;
 
 /// Nobody answers with longer lists or strings: not on these connections.
 const MOST_BYTES: usize = 64 << 20;
+/// An exchange that never takes less: a slice of a write is half a millisecond of Redis' time.
+const FAR: Duration = Duration::from_millis(3);
 /// How deep lists lie in lists at most: in what EXEC answers, a script's.
 const MOST_DEPTH: usize = 4;
 
@@ -37,6 +39,8 @@ pub(super) struct Line {
     timeout: Duration,
     /// Whether nothing was executed on it yet: the server may not know our scripts.
     is_new: bool,
+    /// The least that an exchange took.
+    fastest: Duration,
 }
 
 impl fmt::Debug for Line {
@@ -127,7 +131,7 @@ impl Line {
         let timeout = dial.timeout();
         let opening = async {
             let stream = connect(dial, address).await.map_err(|error| broken(&error))?;
-            let mut line = Self { stream, received: BytesMut::new(), timeout, is_new: true };
+            let mut line = Self { stream, received: BytesMut::new(), timeout, is_new: true, fastest: Duration::MAX };
             let answer = line.introduce(dial, question).await?;
             Ok((line, answer))
         };
@@ -168,6 +172,11 @@ impl Line {
         self.is_new = false;
     }
 
+    /// Whether the server is so far away that its answers are mostly waited for, whatever it does meanwhile.
+    pub(super) fn is_far(&self) -> bool {
+        self.fastest >= FAR
+    }
+
     /// Whether nothing has come over it since it was last used, not even its end.
     pub(super) fn is_quiet(&mut self) -> bool {
         self.received.is_empty() && self.stream.read(&mut [0]).now_or_never().is_none()
@@ -175,7 +184,7 @@ impl Line {
 
     /// Sends commands; as many replies. After a failure it must not be used any more.
     pub(super) async fn exchange(&mut self, request: Request) -> Result<Vec<Result<Reply, Failure>>, Failure> {
-        let timeout = self.timeout;
+        let (timeout, begun) = (self.timeout, Instant::now());
         let exchange = async {
             self.stream.write_all(&request.bytes).await.map_err(|error| broken(&error))?;
             self.stream.flush().await.map_err(|error| broken(&error))?;
@@ -183,6 +192,7 @@ impl Line {
             while replies.len() < request.commands {
                 replies.push(self.reply().await?);
             }
+            self.fastest = self.fastest.min(begun.elapsed());
             Ok(replies)
         };
         tokio::time::timeout(timeout, exchange).await.unwrap_or_else(|_| Err(silent()))

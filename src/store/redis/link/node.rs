@@ -31,6 +31,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 
 use super::Whose;
+use super::change::LINES_AFAR;
 use super::command::{Command, Failure, NOT_ALLOWED, Reply};
 use super::line::Line;
 use super::memory::{Evicted, Memory};
@@ -53,7 +54,7 @@ const SILENT_DISCONNECTED: Duration = Duration::from_secs(15);
 /// A connection that is just being made is waited for as long as this.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(300);
 /// Lines that are kept for the next write.
-const LINES_KEPT: usize = 4;
+const LINES_KEPT: usize = LINES_AFAR;
 /// How often the slow log is read.
 const SLOW_LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -98,6 +99,7 @@ struct State {
     /// Wakes the watchdog.
     suspected: Notify,
     may_evict: AtomicBool,
+    is_far: AtomicBool,
     tally: Arc<Tally>,
 }
 
@@ -131,6 +133,7 @@ impl Node {
             silent_since: Mutex::new(None),
             suspected: Notify::new(),
             may_evict: AtomicBool::new(false),
+            is_far: AtomicBool::new(false),
             tally,
         });
         let watchdog = tokio::spawn(watch(state.clone(), probe)).abort_handle();
@@ -226,8 +229,14 @@ impl Node {
         self.state.lines.lock().pop()
     }
 
+    /// Whether the lines that were used last found the server far away.
+    pub(super) fn is_far(&self) -> bool {
+        self.state.is_far.load(Ordering::Relaxed)
+    }
+
     /// Keeps a line for the next write.
     pub(super) fn keep(&self, line: Line) {
+        self.state.is_far.store(line.is_far(), Ordering::Relaxed);
         let mut lines = self.state.lines.lock();
         if lines.len() < LINES_KEPT {
             lines.push(line);
