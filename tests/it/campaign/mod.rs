@@ -86,11 +86,11 @@ impl Plan {
         eprintln!("seed {seed}");
         Self {
             seed,
-            kills: 24,
-            kills_take: Duration::from_secs(10),
-            cuts: 6,
-            cuts_take: Duration::from_secs(5),
-            every_nth_bit: 211,
+            kills: 16,
+            kills_take: Duration::from_secs(7),
+            cuts: 4,
+            cuts_take: Duration::from_secs(3),
+            every_nth_bit: 421,
             every_nth_cut: 97,
             faults: &[Fault::KilledBackWithAnOldDump, Fault::Frozen, Fault::Evicting],
             fault_lasts: Duration::from_millis(1_200),
@@ -101,8 +101,8 @@ impl Plan {
             rounds: 2,
             rounds_take: Duration::from_secs(10),
             skewed_for: Duration::from_millis(500),
-            trials: 4,
-            backlog_points: 50_000,
+            trials: 3,
+            backlog_points: 30_000,
         }
     }
 }
