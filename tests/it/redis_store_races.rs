@@ -271,6 +271,7 @@ async fn f27_a_server_far_away_is_written_to_over_many_lines() {
     let known_by_then = lines();
     store.apply(batch(&second, 2)).await.expect("Redis is there");
     assert!(lines() >= known_by_then + 8, "{} lines, {known_by_then} before it was known", lines());
+    switch.slow_down(Duration::ZERO);
     assert_holds(&store, &[first, second].concat()).await;
     assert_eq!(store.audit().await.expect("Redis is there"), None);
 }
