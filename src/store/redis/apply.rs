@@ -2,9 +2,8 @@
 //!
 //! Folding takes from a batch what Redis need not see: of each driver in each hour only the newest fix, and all its
 //! fixes as one chunk. A slice is some drivers of one shard. What Redis has of them is read, the newest is found here, and
-//! all that follows from it is one transaction that is dropped if any of these drivers was written meanwhile: every
-//! write of a driver touches its track, so the tracks are what is watched. Slices travel over several connections at
-//! once, for no two of a batch touch the same driver's hour.
+//! all that follows from it is one transaction that is dropped if any of these drivers was written meanwhile (`link` says
+//! what is watched for that, and which slices travel at once; no two of a batch touch the same driver's hour).
 //!
 //! Tracks grow by what a batch brings, unread. Of a batch that may have come before they are read first, and get what
 //! they lack: so repetition neither bloats a track nor leaves a gap in it.

@@ -84,7 +84,7 @@ pub(crate) async fn campaign(plan: &Plan) -> Value {
     all_whole(&instances).await;
 
     // By its clock all is over now that anybody has, and it has it from a segment that is written no more.
-    watch.leaves(JUMPER);
+    watch.is_left_alone(JUMPER).await;
     instances[JUMPER].clock.set(JUMP_S * 1_000);
     let jump_told_ms = told(&instances[JUMPER].service, JUMP_S).await;
     let Instance { service, clock } = instances.swap_remove(JUMPER);
@@ -153,7 +153,7 @@ async fn serve(home: &Path, server: &RedisServer, clock: &SkewedClock) -> Proces
 
 fn seat(service: &Http, ahead_s: i64) -> Seat {
     let keeps_ms = RETENTION_H * 3_600_000 - ahead_s * 1_000 - A_WHILE_MS;
-    Seat { http: service.clone(), ahead_s, keeps_ms }
+    Seat::new(service, ahead_s, keeps_ms)
 }
 
 /// Waits until an instance says how its clock stands, in `/health` if it is wrong and in its metrics; how long that took.

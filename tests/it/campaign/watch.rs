@@ -104,11 +104,19 @@ pub(crate) struct Seat {
     pub(crate) ahead_s: i64,
     /// For how long it keeps points, by a clock that is right.
     pub(crate) keeps_ms: i64,
+    /// Whoever turned to it has one of these until the answer is judged.
+    in_use: Arc<()>,
+}
+
+impl Seat {
+    pub(crate) fn new(http: &Http, ahead_s: i64, keeps_ms: i64) -> Self {
+        Self { http: http.clone(), ahead_s, keeps_ms, in_use: Arc::default() }
+    }
 }
 
 impl From<&Http> for Seat {
     fn from(http: &Http) -> Self {
-        Self { http: http.clone(), ahead_s: 0, keeps_ms: RETENTION_MS }
+        Self::new(http, 0, RETENTION_MS)
     }
 }
 
@@ -261,9 +269,17 @@ impl Watch {
     }
 
     /// This instance is about to be killed: nobody turns to it any more.
-    pub(crate) fn leaves(&self, number: usize) {
+    pub(crate) fn leaves(&self, number: usize) -> Option<Seat> {
         let mut state = self.shared.seats[number].lock();
-        (state.seat, state.died) = (None, Some(Instant::now()));
+        state.died = Some(Instant::now());
+        state.seat.take()
+    }
+
+    /// The same; and whoever had turned to it before has an answer, made while it still was as its seat says.
+    pub(crate) async fn is_left_alone(&self, number: usize) {
+        let seat = self.leaves(number).expect("it is there");
+        let is_unused = async || (Arc::strong_count(&seat.in_use) == 1).then_some(());
+        crate::harness::eventually("that nobody waits for it any more", is_unused).await;
     }
 
     /// It is back, maybe elsewhere.
