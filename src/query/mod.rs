@@ -27,6 +27,7 @@ pub use source::Source;
 pub use sources::Sources;
 
 use shadow::{Rows, Shadows};
+use source::Seen;
 
 /// How many rows are held at a time by whoever goes through the whole fleet. Enough that each of the rosters that an hour
 /// has in Redis gives a full page of its own.
@@ -154,7 +155,7 @@ impl Queries {
             let (window, driver) = (moments.retention(), driver.clone());
             async move {
                 let fix = store.latest(&driver, window).await?;
-                fix.map(|fix| Located { driver, fix }).ok_or(QueryError::NotFound)
+                fix.map(|fix| Seen::Held(Located { driver, fix })).ok_or(QueryError::NotFound)
             }
         })
         .await
@@ -171,7 +172,13 @@ impl Queries {
                     Moment::Hour(hour) => When::During(moments.kept(hour)?),
                 };
                 let Nearby { centre, radius_m, limit, tags, .. } = ask;
-                Ok(store.nearby(&NearbyQuery { centre, radius_m, limit, when, tags }).await?)
+                let query = NearbyQuery { centre, radius_m, limit, when, tags };
+                if let When::Within(window) = when
+                    && let Some(near) = store.memory().and_then(|memory| memory.near(&query, window))
+                {
+                    return Ok(Seen::InMemory(near));
+                }
+                Ok(Seen::Held(store.nearby(&query).await?))
             }
         })
         .await
@@ -190,14 +197,17 @@ impl Queries {
             let (window, tags, after) = (moments.window(max_age), tags.clone(), after.clone());
             async move {
                 let mut page = Page { items: Vec::new(), next: after };
+                let mut is_held = false;
                 // A page of the store may lose most of its drivers to the tags; it is filled from the next ones.
                 loop {
                     let wanted = limit - page.items.len();
-                    let more = store.active(window, page.next.as_ref(), wanted).await?;
+                    let more = active(&*store, window, page.next.as_ref(), wanted).await?;
+                    is_held |= matches!(more, Seen::Held(_));
+                    let (Seen::Held(more) | Seen::InMemory(more)) = more;
                     page.items.extend(more.items.into_iter().filter(|found| found.fix.tags.contains_all(&tags)));
                     page.next = more.next;
                     if page.next.is_none() || page.items.len() >= limit {
-                        return Ok(page);
+                        return Ok(if is_held { Seen::Held(page) } else { Seen::InMemory(page) });
                     }
                 }
             }
@@ -210,7 +220,12 @@ impl Queries {
         let moments = self.moments.clone();
         self.answer("active_count", move |store| {
             let window = moments.window(max_age);
-            async move { Ok(store.active_count(window).await?) }
+            async move {
+                if let Some(count) = store.memory().and_then(|memory| memory.count(window)) {
+                    return Ok(Seen::InMemory(count));
+                }
+                Ok(Seen::Held(store.active_count(window).await?))
+            }
         })
         .await
     }
@@ -234,7 +249,7 @@ impl Queries {
                 }
                 let next_from = (fixes.len() > limit).then(|| fixes[limit].ts);
                 fixes.truncate(limit);
-                Ok(TrackPage { fixes, next_from })
+                Ok(Seen::Held(TrackPage { fixes, next_from }))
             }
         })
         .await
@@ -250,7 +265,7 @@ impl Queries {
         let (moments, after) = (self.moments.clone(), after.cloned());
         self.answer("hour_drivers", move |store| {
             let (hour, after) = (moments.kept(hour), after.clone());
-            async move { Ok(store.hour_drivers(hour?, after.as_ref(), limit).await?) }
+            async move { Ok(Seen::Held(store.hour_drivers(hour?, after.as_ref(), limit).await?)) }
         })
         .await
     }
@@ -265,7 +280,7 @@ impl Queries {
         let (moments, after) = (self.moments.clone(), after.cloned());
         self.answer("hour_positions", move |store| {
             let (hour, after) = (moments.kept(hour), after.clone());
-            async move { Ok(store.hour_positions(hour?, after.as_ref(), limit).await?) }
+            async move { Ok(Seen::Held(store.hour_positions(hour?, after.as_ref(), limit).await?)) }
         })
         .await
     }
@@ -281,15 +296,17 @@ impl Queries {
             let window = moments.window(max_age);
             async move {
                 let mut cells = BTreeMap::new();
-                let mut after = None;
+                let (mut after, mut is_held) = (None, false);
                 loop {
-                    let page = store.active(window, after.as_ref(), PASS_ROWS).await?;
+                    let page = active(&*store, window, after.as_ref(), PASS_ROWS).await?;
+                    is_held |= matches!(page, Seen::Held(_));
+                    let (Seen::Held(page) | Seen::InMemory(page)) = page;
                     for located in page.items {
                         *cells.entry(located.fix.position.h3_cell(resolution)).or_insert(0) += 1;
                     }
                     after = page.next;
                     if after.is_none() {
-                        return Ok(cells);
+                        return Ok(if is_held { Seen::Held(cells) } else { Seen::InMemory(cells) });
                     }
                 }
             }
@@ -320,7 +337,7 @@ impl Queries {
     ) -> Result<Answer<T>, QueryError>
     where
         T: Rows + Send + 'static,
-        F: Future<Output = Result<T, QueryError>> + Send + 'static,
+        F: Future<Output = Result<Seen<T>, QueryError>> + Send + 'static,
     {
         let mut unavailable = None;
         let mut partial = None;
@@ -347,6 +364,19 @@ impl Queries {
             return answer;
         }
         Err(QueryError::Unavailable(unavailable.expect("there is at least one source")))
+    }
+}
+
+/// A page of the drivers whose newest fix lies in the window.
+async fn active(
+    store: &dyn Store,
+    window: Window,
+    after: Option<&DriverId>,
+    limit: usize,
+) -> Result<Seen<Page<Located>>, QueryError> {
+    match store.memory().and_then(|memory| memory.page(window, after, limit)) {
+        Some(page) => Ok(Seen::InMemory(page)),
+        None => Ok(Seen::Held(store.active(window, after, limit).await?)),
     }
 }
 

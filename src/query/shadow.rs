@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use super::source::Seen;
 use super::{IndexState, QueryError, Source, TrackPage};
 use crate::model::DriverId;
 use crate::store::{Located, Near, Page, Store};
@@ -84,7 +85,7 @@ impl Shadows {
         question: impl Fn(Arc<dyn Store>) -> F + Send + Sync + 'static,
     ) where
         T: Rows + Send + 'static,
-        F: Future<Output = Result<T, QueryError>> + Send + 'static,
+        F: Future<Output = Result<Seen<T>, QueryError>> + Send + 'static,
     {
         let Some(first) = prints(answer) else { return };
         let Ok(room) = self.room.clone().try_acquire_owned() else { return };

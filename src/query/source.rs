@@ -6,6 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use super::{IndexState, Label, QueryError};
 use crate::store::Store;
 
+/// What a store answered.
+pub(super) enum Seen<T> {
+    /// Out of what it held at that moment.
+    Held(T),
+    /// Out of the memory of this process, which what it holds has no part in.
+    InMemory(T),
+}
+
 /// One of the stores that answer.
 pub struct Source {
     store: Arc<dyn Store>,
@@ -69,14 +77,18 @@ impl Source {
     /// Asks, and says how whole the store was all the while. It was whole if it was before and after, if nothing was
     /// lost in between, and if a look after the answer finds nothing amiss: a store that comes back empty answers
     /// before anybody else has noticed. What is amiss is audited at once, and told to whoever makes up for it. If it
-    /// left anything out meanwhile, it may have been out of this answer.
+    /// left anything out meanwhile, it may have been out of this answer. Of an answer out of memory none of that matters.
     pub(super) async fn ask<T>(
         &self,
-        question: impl Future<Output = Result<T, QueryError>>,
+        question: impl Future<Output = Result<Seen<T>, QueryError>>,
     ) -> (Result<T, QueryError>, IndexState) {
         let before = self.label.look();
         let omissions = self.store.omissions();
-        let answer = question.await;
+        let answer = match question.await {
+            Ok(Seen::Held(answer)) => Ok(answer),
+            Ok(Seen::InMemory(answer)) => return (Ok(answer), before.state),
+            Err(error) => Err(error),
+        };
         if before.state.is_degraded() || matches!(answer, Err(QueryError::Unavailable(_))) {
             return (answer, before.state);
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::{Applied, Batch, Board, Located, Near, NearbyQuery, Page, Store, StoreError, Visit, Window};
+use super::{Applied, Batch, Board, Located, Memory, Near, NearbyQuery, Page, Store, StoreError, Visit, Window};
 use crate::model::{DriverId, Fix, Hour, Offset, Timestamp};
 
 /// Wraps a store.
@@ -140,6 +140,10 @@ impl Store for Audited {
 
     async fn board(&self, visit: Visit<'_>) -> Result<Option<Board>, StoreError> {
         self.0.inner.board(visit).await
+    }
+
+    fn memory(&self) -> Option<&dyn Memory> {
+        self.0.inner.memory()
     }
 
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
-use super::{Applied, Batch, Board, Located, Near, NearbyQuery, Page, Store, StoreError, Visit, Window};
+use super::{Applied, Batch, Board, Located, Memory, Near, NearbyQuery, Page, Store, StoreError, Visit, Window};
 use crate::model::{DriverId, Fix, Hour, Offset, Timestamp};
 
 type Observe = dyn Fn(&'static str, Duration) + Send + Sync;
@@ -80,6 +80,10 @@ impl Store for Measured {
 
     async fn board(&self, visit: Visit<'_>) -> Result<Option<Board>, StoreError> {
         self.time("board", self.inner.board(visit)).await
+    }
+
+    fn memory(&self) -> Option<&dyn Memory> {
+        self.inner.memory()
     }
 
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {

@@ -34,6 +34,7 @@ pub mod embedded;
 pub mod measured;
 pub mod redis;
 pub mod track_codec;
+mod whereabouts;
 
 /// A driver and one of its fixes: its newest, or its last in an hour.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +61,13 @@ pub struct Window {
     pub since: Timestamp,
     /// The latest moment a fix can have.
     pub until: Timestamp,
+}
+
+impl Window {
+    /// Whether a fix lies in it.
+    pub fn has(self, fix: &Fix) -> bool {
+        (self.since..=self.until).contains(&fix.ts)
+    }
 }
 
 /// Which fix of a driver a question is about.
@@ -197,6 +205,19 @@ pub const BOARD_LAPSE: Duration = Duration::from_secs(4);
 /// The trouble of a store that holds another fleet's data: it is left alone.
 pub const FOREIGN: &str = "it holds another fleet's data, and is left alone";
 
+/// The newest fixes of the fleet in the memory of this process. What is given is all that the store has, or had a moment ago,
+/// whatever becomes of the store: it needs no glance after it. `None`: the store has to be asked.
+pub trait Memory {
+    /// As [`Store::nearby`], of newest fixes in the window.
+    fn near(&self, query: &NearbyQuery, window: Window) -> Option<(Vec<Near>, bool)>;
+
+    /// As [`Store::active`].
+    fn page(&self, window: Window, after: Option<&DriverId>, limit: usize) -> Option<Page<Located>>;
+
+    /// As [`Store::active_count`].
+    fn count(&self, window: Window) -> Option<u64>;
+}
+
 /// An index of the journal.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -242,6 +263,11 @@ pub trait Store: Send + Sync + 'static {
     /// Goes to the board that all instances on this store share, and reads what is there. `None`: nobody else uses this
     /// store.
     async fn board(&self, visit: Visit<'_>) -> Result<Option<Board>, StoreError>;
+
+    /// What it keeps in memory beside, if it does.
+    fn memory(&self) -> Option<&dyn Memory> {
+        None
+    }
 
     /// The newest fix of a driver, if it lies in the window.
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError>;

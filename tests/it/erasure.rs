@@ -100,6 +100,7 @@ pub(crate) fn traces_in_redis(server: &RedisServer) -> Vec<String> {
             "hash" => ask(&["HGETALL", key]),
             "set" => ask(&["SMEMBERS", key]),
             "zset" => ask(&["ZRANGE", key, "0", "-1"]),
+            "stream" => ask(&["XRANGE", key, "-", "+"]),
             "none" => Vec::new(),
             other => panic!("{key} is a {other}"),
         };

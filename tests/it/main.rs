@@ -19,6 +19,7 @@ mod harness;
 mod health;
 mod journal;
 mod loadtest;
+mod mirror;
 mod model;
 mod moving;
 mod naive_store;

@@ -50,18 +50,16 @@ impl Shared {
         }
         disk::sync_dir(&self.dir)?;
         let mut state = self.state.write();
-        upkeep.vacated.drain(..).for_each(|number| state.fleet.free(number));
+        upkeep.vacated.drain(..).for_each(|number| state.whereabouts.fleet.free(number));
         Ok(())
     }
 
     /// Takes the driver out of memory; its number stays taken.
     fn vacate(&self, driver: &DriverId) -> Option<u32> {
         let mut state = self.state.write();
-        let number = state.fleet.number(driver)?;
-        if let Some(position) = state.fleet.vacate(number) {
-            state.newest.remove(number, position);
-        }
-        state.fleet.find_newest_ts();
+        let number = state.whereabouts.fleet.number(driver)?;
+        state.whereabouts.vacate(number);
+        state.whereabouts.fleet.find_newest_ts();
         state.layers.clear();
         state.active.erase(number);
         if let Some(frozen) = &mut state.frozen {

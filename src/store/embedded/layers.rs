@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use super::quadtree::Quadtree;
 use crate::model::{Fix, Hour, Timestamp};
+use crate::store::whereabouts::Quadtree;
 
 /// As many fixes all layers together may hold; about 100 bytes each. One layer is always kept.
 const MAX_FIXES: usize = 500_000;

@@ -1,6 +1,6 @@
 //! The store in this process: who is where in memory, history on disk.
 //!
-//! - `fleet` numbers the drivers and knows the newest fix of each, `roster` keeps their order; `quadtree` finds the nearest.
+//! - Who is where now is in `whereabouts`, beside this folder.
 //! - `memtable` holds what arrived since the last write; `run` is what one write left of one hour; `manifest` says
 //!   which runs count and up to which offset of the journal they are complete. The journal is replayed from there.
 //! - `layers` is where everybody last was in the few hours of the past that are asked about.
@@ -14,18 +14,14 @@
 
 mod disk;
 mod erase;
-mod fleet;
 mod layers;
 mod manifest;
 mod memtable;
 mod number_set;
-mod quadtree;
-mod roster;
 mod run;
 mod state;
 mod upkeep;
 
-use std::cmp::Ordering;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Acquire;
@@ -36,6 +32,7 @@ use async_trait::async_trait;
 use self::disk::DiskError;
 use self::state::State;
 use self::upkeep::Shared;
+use super::whereabouts::{Candidate, near};
 use super::{Applied, Batch, Board, Located, Near, NearbyQuery, Page, Store, StoreError, Visit, When, Window};
 use crate::model::{DriverId, Fix, Hour, Offset, Timestamp};
 
@@ -146,7 +143,7 @@ impl EmbeddedStore {
         loop {
             let state = shared.state.read();
             let mut last = None;
-            let mut drivers = state.fleet.after(after.as_ref());
+            let mut drivers = state.whereabouts.fleet.after(after.as_ref());
             for (id, number) in drivers.by_ref().take(SLICE) {
                 last = Some(id);
                 items.extend(take(&state, id, number));
@@ -243,15 +240,19 @@ impl Store for EmbeddedStore {
 
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {
         let state = self.opened()?.state.read();
-        let newest =
-            state.fleet.number(driver).and_then(|number| state.fleet.get(number)).map(|driver| &driver.newest);
-        Ok(newest.filter(|fix| is_within(fix, window)).cloned())
+        let newest = state
+            .whereabouts
+            .fleet
+            .number(driver)
+            .and_then(|number| state.whereabouts.fleet.get(number))
+            .map(|driver| &driver.newest);
+        Ok(newest.filter(|fix| window.has(fix)).cloned())
     }
 
     async fn nearby(&self, query: &NearbyQuery) -> Result<(Vec<Near>, bool), StoreError> {
         let shared = self.opened()?;
         match query.when {
-            When::Within(window) => Ok(nearest_within(&shared.state.read(), query, window)),
+            When::Within(window) => Ok(shared.state.read().whereabouts.nearby(query, window)),
             When::During(hour) => {
                 if let Some(found) = nearest_during(&shared.state.read(), query, hour) {
                     return Ok(found);
@@ -274,21 +275,20 @@ impl Store for EmbeddedStore {
         limit: usize,
     ) -> Result<Page<Located>, StoreError> {
         self.page(after, limit, |state, id, number| {
-            let fix = &state.fleet.get(number)?.newest;
-            is_within(fix, window).then(|| Located { driver: id.clone(), fix: fix.clone() })
+            let fix = &state.whereabouts.fleet.get(number)?.newest;
+            window.has(fix).then(|| Located { driver: id.clone(), fix: fix.clone() })
         })
     }
 
     async fn active_count(&self, window: Window) -> Result<u64, StoreError> {
         let shared = self.opened()?;
-        let numbers = shared.state.read().fleet.numbers();
+        let numbers = shared.state.read().whereabouts.fleet.numbers();
         let mut count = 0;
         for first in (0..numbers).step_by(SLICE) {
             let state = shared.state.read();
-            let slice = (first..numbers.min(first + SLICE as u32)).filter_map(|number| state.fleet.get(number));
-            count += slice.filter(|driver| is_within(&driver.newest, window)).count();
+            count += state.whereabouts.active_count(window, first..numbers.min(first + SLICE as u32));
         }
-        Ok(count as u64)
+        Ok(count)
     }
 
     async fn track(
@@ -311,7 +311,7 @@ impl Store for EmbeddedStore {
             let (number, mut fixes, runs) = {
                 let state = shared.state.read();
                 // Asked anew for every hour: the number may belong to somebody else by now.
-                let Some(number) = state.fleet.number(driver) else { break };
+                let Some(number) = state.whereabouts.fleet.number(driver) else { break };
                 let Some(index) = state.hours.get(&hour).filter(|index| index.present.contains(number)) else {
                     continue;
                 };
@@ -372,12 +372,17 @@ impl Store for EmbeddedStore {
 
     async fn last_report(&self, window: Window) -> Result<Option<Timestamp>, StoreError> {
         let shared = self.opened()?;
-        let newest = shared.state.read().fleet.newest_ts();
+        let newest = shared.state.read().whereabouts.fleet.newest_ts();
         if newest.is_none_or(|ts| ts <= window.until) {
             return Ok(newest.filter(|ts| *ts >= window.since));
         }
         let drivers = self.page(None, usize::MAX, |state, _, number| {
-            state.fleet.get(number).filter(|driver| is_within(&driver.newest, window)).map(|driver| driver.newest.ts)
+            state
+                .whereabouts
+                .fleet
+                .get(number)
+                .filter(|driver| window.has(&driver.newest))
+                .map(|driver| driver.newest.ts)
         })?;
         Ok(drivers.items.into_iter().max())
     }
@@ -407,62 +412,13 @@ impl Store for EmbeddedStore {
     }
 }
 
-fn is_within(fix: &Fix, window: Window) -> bool {
-    (window.since..=window.until).contains(&fix.ts)
-}
-
-/// A driver that may be among the nearest. At the same distance the id decides.
-struct Candidate<'a> {
-    driver: &'a DriverId,
-    fix: &'a Fix,
-}
-
-fn nearest_within(state: &State, query: &NearbyQuery, window: Window) -> (Vec<Near>, bool) {
-    let candidates = |number| {
-        let driver = state.fleet.get(number)?;
-        is_within(&driver.newest, window).then(|| candidate(query, &driver.id, &driver.newest))?
-    };
-    near(state.newest.nearest(query, candidates))
-}
-
 /// `None` if the layer must be filled first.
 fn nearest_during(state: &State, query: &NearbyQuery, hour: Hour) -> Option<(Vec<Near>, bool)> {
     if !state.hours.contains_key(&hour) {
         return Some(Default::default());
     }
     let layer = state.layers.get(hour)?;
-    let candidates = |number| candidate(query, &state.fleet.get(number)?.id, layer.fixes.get(&number)?);
+    let candidates =
+        |number| Candidate::of(query, &state.whereabouts.fleet.get(number)?.id, layer.fixes.get(&number)?);
     Some(near(layer.places.nearest(query, candidates)))
 }
-
-fn candidate<'a>(query: &NearbyQuery, driver: &'a DriverId, fix: &'a Fix) -> Option<Candidate<'a>> {
-    fix.tags.contains_all(&query.tags).then_some(Candidate { driver, fix })
-}
-
-fn near((found, is_truncated): (Vec<(f64, Candidate<'_>)>, bool)) -> (Vec<Near>, bool) {
-    let near = |(distance_m, Candidate { driver, fix }): (f64, Candidate<'_>)| Near {
-        located: Located { driver: driver.clone(), fix: fix.clone() },
-        distance_m,
-    };
-    (found.into_iter().map(near).collect(), is_truncated)
-}
-
-impl Ord for Candidate<'_> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.driver.cmp(other.driver)
-    }
-}
-
-impl PartialOrd for Candidate<'_> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Candidate<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.driver == other.driver
-    }
-}
-
-impl Eq for Candidate<'_> {}

@@ -3,20 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::fleet::{Change, Fleet};
 use super::layers::Layers;
 use super::memtable::Memtable;
 use super::number_set::NumberSet;
-use super::quadtree::Quadtree;
 use super::run::Run;
 use crate::model::{Fix, Hour, Offset, Point, Timestamp};
+use crate::store::whereabouts::Whereabouts;
 
 /// Everything in memory.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub(super) fleet: Fleet,
-    /// Where each driver's newest fix is.
-    pub(super) newest: Quadtree,
+    pub(super) whereabouts: Whereabouts,
     pub(super) layers: Layers,
     pub(super) hours: BTreeMap<Hour, HourIndex>,
     /// What arrives now.
@@ -54,12 +51,7 @@ impl State {
             if hour.end() <= forget_before {
                 continue;
             }
-            let (number, change) = self.fleet.report(driver, fix);
-            match change {
-                Change::Joined => self.newest.insert(number, fix.position),
-                Change::MovedFrom(from) => self.newest.moved(number, from, fix.position),
-                Change::Nothing => {}
-            }
+            let number = self.whereabouts.report(driver, fix);
             self.hours.entry(hour).or_default().present.insert(number);
             self.layers.offer(number, fix);
             self.active.push(number, fix);
@@ -98,16 +90,6 @@ impl State {
             // Whoever writes it out shares it, but never while hours are forgotten.
             let table = Arc::get_mut(&mut frozen.table).expect("one upkeep at a time");
             table.forget_before(cutoff);
-        }
-    }
-
-    /// Forgets those drivers among `numbers` whose newest fix is of an hour that ended before `cutoff`.
-    pub(super) fn forget_drivers(&mut self, numbers: std::ops::Range<u32>, cutoff: Timestamp) {
-        for number in numbers {
-            let is_gone = self.fleet.get(number).is_some_and(|driver| driver.newest.ts.hour().end() <= cutoff);
-            if is_gone && let Some(position) = self.fleet.remove(number) {
-                self.newest.remove(number, position);
-            }
         }
     }
 }

@@ -142,8 +142,8 @@ impl Shared {
         loop {
             let state = self.state.read();
             let mut last = None;
-            for (id, number) in state.fleet.after(after.as_ref()).take(SLICE) {
-                if let Some(driver) = state.fleet.get(number) {
+            for (id, number) in state.whereabouts.fleet.after(after.as_ref()).take(SLICE) {
+                if let Some(driver) = state.whereabouts.fleet.get(number) {
                     writer.push(number, id, &driver.newest);
                 }
                 last = Some(id);
@@ -194,11 +194,11 @@ impl Shared {
         let numbers = {
             let mut state = self.state.write();
             state.forget_hours(cutoff);
-            state.fleet.numbers()
+            state.whereabouts.fleet.numbers()
         };
         for first in (0..numbers).step_by(SLICE) {
             let beyond = numbers.min(first + SLICE as u32);
-            self.state.write().forget_drivers(first..beyond, cutoff);
+            self.state.write().whereabouts.forget_before(cutoff, first..beyond);
         }
         for (hour, file) in dropped {
             remove(&manifest::run_path(&self.dir, hour, file));
@@ -285,19 +285,15 @@ fn load(dir: &Path, journal: &str) -> Result<(Manifest, State), DiskError> {
         return Err(DiskError::Damaged("index of another journal"));
     }
     let mut state = State { applied: manifest.checkpoint, ..State::default() };
-    let State { fleet, newest, .. } = &mut state;
     let path = manifest::fleet_path(dir, manifest.fleet);
-    named(manifest::read_fleet(&path, |number, id, fix| {
-        newest.insert(number, fix.position);
-        fleet.restore(number, id, fix)
-    }))?;
-    fleet.restored();
+    named(manifest::read_fleet(&path, |number, id, fix| state.whereabouts.restore(number, id, fix)))?;
+    state.whereabouts.fleet.restored();
     for (hour, file) in &manifest.runs {
         let index = state.hours.entry(*hour).or_default();
         let present = &mut index.present;
         let mut is_known = true;
         let run = Run::open(manifest::run_path(dir, *hour, *file), *hour, *file, |number| {
-            is_known &= state.fleet.get(number).is_some();
+            is_known &= state.whereabouts.fleet.get(number).is_some();
             if is_known {
                 present.insert(number);
             }

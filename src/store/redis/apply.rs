@@ -24,7 +24,7 @@ use super::link::{Change, Command, Reply, Request};
 use super::marks::Attempt;
 use super::newest::corrupt;
 use super::shard::{Layout, Shard};
-use super::{Index, packed};
+use super::{Index, changes, packed};
 use crate::model::{Cell, DriverId, Fix, Hour, Point, QuadCell, Timestamp};
 use crate::store::{Applied, Batch, StoreError, track_codec};
 
@@ -119,6 +119,8 @@ impl Index {
         let mut written = Vec::with_capacity(slices.len());
         for (slice, (made, answers)) in slices.iter().zip(self.link.change(&writes, connections).await?) {
             written.push(slice.made(&mut attempt, made, answers)?);
+            let newest = slice.drivers.iter().map(|folded| (folded.driver, folded.newest()));
+            self.mirror.put_in(slice.bucket.hour(), newest);
         }
         if let Layout::Sharded(_) = self.keys.layout() {
             self.put_in_places(&mut attempt, &slices, written).await?;
@@ -190,6 +192,8 @@ impl Index {
             chunks: &slice.chunks,
             tracks: slice.drivers.iter().map(|folded| keys.track(bucket, folded.driver)).collect(),
             fixes: keys.fixes(bucket),
+            changes: keys.changes(bucket),
+            by: &self.by,
             is_repeated,
             note: self.counting(note, attempt, bucket).number(newest.as_ms()),
         }
@@ -204,6 +208,8 @@ struct Write<'b> {
     chunks: &'b [Vec<u8>],
     tracks: Vec<Bytes>,
     fixes: Bytes,
+    changes: Bytes,
+    by: &'b Bytes,
     is_repeated: bool,
     /// Ends the slice.
     note: Command,
@@ -229,6 +235,7 @@ impl Change for Write<'_> {
         self.ask(&self.fixes, request);
         // What is of a wrong type is told before anything is written.
         request.command("ZCARD", 1).arg(self.keys.roster(self.bucket));
+        request.command("XLEN", 1).arg(&self.changes);
         match self.keys.layout() {
             Layout::Whole => {
                 request.command("ZCARD", 1).arg(self.keys.positions(self.bucket));
@@ -241,7 +248,7 @@ impl Change for Write<'_> {
     fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Made, StoreError> {
         let mut seen = seen.into_iter();
         let mut next = || seen.next().ok_or_else(|| corrupt("a look was not answered"));
-        let (tracks, stored, _) = (next()?.count()?, next()?.list()?, next()?);
+        let (tracks, stored, _, _) = (next()?.count()?, next()?.list()?, next()?, next()?);
         let is_whole = self.keys.layout() == Layout::Whole;
         let visited = if is_whole { Vec::new() } else { next()?.list()? };
         if stored.len() != self.drivers.len() || !is_whole && visited.len() != stored.len() {
@@ -305,6 +312,10 @@ impl Change for Write<'_> {
             self.expire(&self.keys.at(self.bucket), request);
         }
         self.put("HSET", &self.fixes, &fixes, request);
+        if !fixes.is_empty() {
+            changes::tell(&self.changes, self.keys.layout().buckets(), self.by, &fixes, request);
+            self.expire(&self.changes, request);
+        }
         request.add(&self.note);
         Ok(Made { to_leave, is_expiring })
     }

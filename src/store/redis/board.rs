@@ -145,11 +145,10 @@ impl Index {
         let of_now = |(said, of): (Attendance, u64)| {
             if of == epoch { said } else { Attendance { standing: Standing::Behind(None), ..said } }
         };
-        Ok(Board {
-            lines: lines.into_iter().collect(),
-            instances: instances.into_iter().collect(),
-            roll: roll.into_values().map(of_now).collect(),
-        })
+        let roll: Vec<Attendance> = roll.into_values().map(of_now).collect();
+        // Before anybody hears of it.
+        self.mirror.heard(&roll);
+        Ok(Board { lines: lines.into_iter().collect(), instances: instances.into_iter().collect(), roll })
     }
 
     /// The epoch that this instance has looked at, and how it stands in that.

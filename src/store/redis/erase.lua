@@ -1,7 +1,8 @@
 -- Removes one driver from one shard of an hour.
 --
 -- KEYS: marks, what exists as long as anybody is in the shard, then the rest of what may hold something of the driver.
--- ARGV: the driver's id, then for each key but `marks` the command that removes it there; UNLINK takes the whole key.
+-- ARGV: the driver's id, then for each key but `marks` the command that removes it there; UNLINK takes the whole key, and
+-- ANEW too, but leaves an entry that says so; then when a key that begins anew expires (s).
 --
 -- All in one step, so that nobody meets half a driver. A key whose last member goes is gone, and its expiry with it:
 -- then `marks` tells audits that nothing is missing, until somebody is written here again.
@@ -9,6 +10,10 @@
 for n = 2, #KEYS do
   if ARGV[n] == 'UNLINK' then
     redis.call('UNLINK', KEYS[n])
+  elseif ARGV[n] == 'ANEW' then
+    redis.call('UNLINK', KEYS[n])
+    redis.call('XADD', KEYS[n], '*', 'erased', '')
+    redis.call('EXPIREAT', KEYS[n], ARGV[#ARGV])
   else
     redis.call(ARGV[n], KEYS[n], ARGV[1])
   end

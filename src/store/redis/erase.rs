@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::Index;
 use super::link::{Command, Reply};
+use super::mirror::LEASE;
 use super::newest::{corrupt, id};
 use super::shard::{Part, Shard};
 use crate::model::{DriverId, MAX_AHEAD_MS, Timestamp};
@@ -35,6 +36,8 @@ impl Index {
                 self.link.run(calls).await?;
             }
         }
+        // By then no instance answers from what it had in memory.
+        tokio::time::sleep(LEASE).await;
         Ok(())
     }
 
@@ -44,6 +47,7 @@ impl Index {
                 (self.keys.fixes(shard), "HDEL"),
                 (self.keys.roster(shard), "ZREM"),
                 (self.keys.track(shard, driver), "UNLINK"),
+                (self.keys.changes(shard), "ANEW"),
             ]
         };
         let place = || [(self.keys.positions(shard), "ZREM"), (self.keys.drivers(shard), "SREM")];
@@ -55,6 +59,7 @@ impl Index {
         let (keys, commands): (Vec<Bytes>, Vec<&str>) = removals.into_iter().unzip();
         let keys = std::iter::once(self.keys.marks(shard)).chain(keys).collect();
         let commands = commands.into_iter().map(|command| Bytes::from_static(command.as_bytes()));
-        Command::script(&self.erase, keys).arg(id(driver)).args(commands)
+        let expiry = self.keys.expires_at_s(shard, &self.keys.changes(shard));
+        Command::script(&self.erase, keys).arg(id(driver)).args(commands).number(expiry)
     }
 }

@@ -105,15 +105,17 @@ impl Recognised {
 
 impl Index {
     /// An error if this Redis is another fleet's, or cannot be recognised. One look after each new connection.
-    pub(super) async fn recognised(&self, whose: &Recognised, may_write: bool) -> Result<(), StoreError> {
+    pub(super) async fn recognised(&self, may_write: bool) -> Result<(), StoreError> {
+        let whose = &self.recognised;
         if whose.fleet.is_none() || whose.at.load(Ordering::Acquire) == self.link.connections() + 1 {
             return Ok(());
         }
-        self.recognise(whose, may_write).await
+        self.recognise(may_write).await
     }
 
     /// Looks, in any case.
-    pub(super) async fn recognise(&self, whose: &Recognised, may_write: bool) -> Result<(), StoreError> {
+    pub(super) async fn recognise(&self, may_write: bool) -> Result<(), StoreError> {
+        let whose = &self.recognised;
         let Some(fleet) = &whose.fleet else { return Ok(()) };
         let connections = self.link.connections();
         let mut found = match self.found().await {
@@ -166,11 +168,11 @@ impl Index {
     }
 
     /// Makes this Redis our fleet's, whosever it was.
-    pub(super) async fn adopt(&self, whose: &Recognised) -> Result<(), StoreError> {
-        let Some(fleet) = &whose.fleet else { return Ok(()) };
+    pub(super) async fn adopt(&self) -> Result<(), StoreError> {
+        let Some(fleet) = &self.recognised.fleet else { return Ok(()) };
         let set = |key| Command::on("SET", key).arg(fleet.own()).arg("PX").number(self.fleet_kept_ms());
         self.on_copies(set).await?;
-        self.recognise(whose, true).await
+        self.recognise(true).await
     }
 
     async fn found(&self) -> Result<Option<String>, StoreError> {

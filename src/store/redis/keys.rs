@@ -85,6 +85,11 @@ impl Keys {
         self.key(shard, "marks")
     }
 
+    /// Stream: what was written lately, a slice an entry.
+    pub(super) fn changes(&self, shard: Shard) -> Bytes {
+        self.key(shard, "changes")
+    }
+
     /// The field of this instance in `marks`.
     pub(super) fn instance(&self) -> Bytes {
         Bytes::copy_from_slice(self.instance.as_bytes())
@@ -122,7 +127,7 @@ impl Keys {
         let named = counted.filter(|(_, how)| *how != Counted::Exists).map(|(key, _)| key);
         let rest = match shard.part() {
             Part::Place(_) => vec![self.seen(shard), self.marks(shard)],
-            _ => vec![self.last(shard), self.marks(shard)],
+            _ => vec![self.last(shard), self.changes(shard), self.marks(shard)],
         };
         named.chain(rest).collect()
     }

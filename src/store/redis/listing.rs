@@ -81,6 +81,19 @@ impl Index {
         self.given(page, is_empty, &lacks)
     }
 
+    /// The same of one hour, nobody excepted: an error if somebody has to be left out.
+    pub(super) async fn everybody(
+        &self,
+        hour: Hour,
+        after: Option<&DriverId>,
+        limit: usize,
+    ) -> Result<Page<Located>, StoreError> {
+        let (rosters, lacks): (Vec<Shard>, _) = (self.buckets(hour).collect(), Lacks::default());
+        let page = self.on_rosters(&rosters, rosters.len(), after, limit, Rows::Located, &lacks).await?;
+        lacks.nothing()?;
+        Ok(located(page))
+    }
+
     /// How many drivers have their newest fix in the window. A driver is in one bucket, whatever the hour, so each
     /// bucket is counted by itself.
     pub(super) async fn active_count(&self, window: Window) -> Result<u64, StoreError> {

@@ -9,6 +9,8 @@
 //!   `shard` is how an hour is divided, `atlas` which cells it has.
 //! - `apply` with `note.lua` writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua`
 //!   and what `density` remembers, `listing` with `list.lua`, `track` read; `forget` and `erase` remove.
+//! - `changes` with `follow.lua` tells other instances what was written, and `mirror` keeps the newest fixes in memory by
+//!   that: most questions are answered there.
 //! - `marks` with `count.lua` and `audit.lua` knows what should be there, and notices when it is not; `patrol` notices
 //!   lost tracks; `board` is where instances meet; `outage` knows what is owed and left out while a part of a cluster cannot be asked; `fleet` whose data
 //!   it is.
@@ -21,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use self::atlas::Atlas;
 use self::density::Density;
@@ -29,15 +32,19 @@ use self::forget::Forgotten;
 use self::keys::{BOARDS, Keys};
 use self::link::{Link, NOT_ALLOWED, Script};
 use self::marks::Marks;
+use self::mirror::Mirror;
 use self::outage::Outage;
 use self::patrol::Patrol;
 use self::shard::{Layout, Shard};
-use super::{Applied, Batch, Board, FOREIGN, Located, Near, NearbyQuery, Page, Store, StoreError, Visit, Window};
+use super::{
+    Applied, Batch, Board, FOREIGN, Located, Memory, Near, NearbyQuery, Page, Store, StoreError, Visit, Window,
+};
 use crate::model::{DriverId, Fix, Hour, MAX_AHEAD_MS, Offset, Resolution, Timestamp};
 
 mod apply;
 mod atlas;
 mod board;
+mod changes;
 mod density;
 mod erase;
 mod fleet;
@@ -46,6 +53,7 @@ mod keys;
 mod link;
 mod listing;
 mod marks;
+mod mirror;
 mod nearby;
 mod newest;
 mod outage;
@@ -89,12 +97,11 @@ impl Options {
 /// An index in Redis.
 #[derive(Debug)]
 pub struct RedisStore {
-    index: Index,
+    index: Arc<Index>,
     deadline: Duration,
     applied: AtomicU64,
     is_refused: AtomicBool,
     forgotten: Forgotten,
-    recognised: Recognised,
 }
 
 /// What every part of the store works with.
@@ -117,6 +124,11 @@ struct Index {
     erase: Script,
     visit: Script,
     board: board::Known,
+    recognised: Recognised,
+    follow: Script,
+    /// The name of this process in the streams of changes.
+    by: Bytes,
+    mirror: Mirror,
 }
 
 impl Index {
@@ -161,15 +173,18 @@ impl RedisStore {
             erase: Script::new(erase::ERASE),
             visit: Script::new(board::BOARD),
             board: board::Known::default(),
+            recognised: Recognised::default(),
+            follow: Script::new(changes::FOLLOW),
+            by: changes::name(),
+            mirror: Mirror::default(),
         };
         index.link.settled(SETTLE).await;
         Ok(Self {
-            index,
+            index: Arc::new(index),
             deadline,
             applied: AtomicU64::new(0),
             is_refused: AtomicBool::new(false),
             forgotten: Forgotten::default(),
-            recognised: Recognised::default(),
         })
     }
 
@@ -197,20 +212,22 @@ impl RedisStore {
 
     /// Of this fleet: another's data is left alone. Without this, nobody asks whose it is.
     #[must_use]
-    pub fn of_fleet(self, fleet: Arc<Fleet>) -> Self {
-        Self { recognised: Recognised::by(fleet), ..self }
+    pub fn of_fleet(mut self, fleet: Arc<Fleet>) -> Self {
+        let index = Arc::get_mut(&mut self.index).expect("nobody has asked yet");
+        index.recognised = Recognised::by(fleet);
+        self
     }
 
     /// Whether it holds another fleet's data.
     pub async fn is_foreign(&self) -> bool {
         // Whoever cannot be asked is not said to be foreign.
-        let _ = self.in_time(self.index.recognise(&self.recognised, false)).await;
-        self.recognised.is_foreign()
+        let _ = self.in_time(self.index.recognise(false)).await;
+        self.index.recognised.is_foreign()
     }
 
     /// Makes it our fleet's, whosever it was. What is there stays.
     pub async fn adopt(&self) -> Result<(), StoreError> {
-        self.in_time(self.index.adopt(&self.recognised)).await
+        self.in_time(self.index.adopt()).await
     }
 
     async fn in_time<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
@@ -222,7 +239,7 @@ impl RedisStore {
     /// A call that reads; in time, and only if it is ours.
     async fn within<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         self.in_time(async {
-            self.index.recognised(&self.recognised, false).await?;
+            self.index.recognised(false).await?;
             call.await
         })
         .await
@@ -231,7 +248,7 @@ impl RedisStore {
     /// A call that may write.
     async fn writing<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         self.in_time(async {
-            self.index.recognised(&self.recognised, true).await?;
+            self.index.recognised(true).await?;
             call.await
         })
         .await
@@ -254,7 +271,7 @@ impl Store for RedisStore {
 
     async fn audit(&self) -> Result<Option<Offset>, StoreError> {
         let audit = async {
-            self.index.recognise(&self.recognised, true).await?;
+            self.index.recognise(true).await?;
             self.index.audit().await
         };
         let lost = self.in_time(audit).await?;
@@ -302,6 +319,10 @@ impl Store for RedisStore {
 
     async fn board(&self, visit: Visit<'_>) -> Result<Option<Board>, StoreError> {
         self.writing(self.index.at_board(visit)).await.map(Some)
+    }
+
+    fn memory(&self) -> Option<&dyn Memory> {
+        Some(&self.index)
     }
 
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {
@@ -374,7 +395,7 @@ impl Store for RedisStore {
     }
 
     fn trouble(&self) -> Option<String> {
-        if self.recognised.is_foreign() {
+        if self.index.recognised.is_foreign() {
             return Some(FOREIGN.into());
         }
         if self.is_refused.load(Ordering::Relaxed) {

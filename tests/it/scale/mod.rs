@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::stream::{self, StreamExt as _};
 use geotrail::model::{Point, Position, Resolution};
 use geotrail::query::PASS_ROWS;
 use geotrail::store::redis::{Options, RedisStore};
@@ -29,6 +30,8 @@ use crate::redis_store::{batch, now, options, works_again};
 const BATCH: usize = 4_000;
 /// Times the fleet reports, after the first.
 const ROUNDS: usize = 4;
+/// Batches on their way at once, end to end.
+const SENDERS: usize = 8;
 const RADII_M: [f64; 3] = [1_000.0, 3_000.0, 10_000.0];
 
 /// A server whose slow log tells of everything over a millisecond.
@@ -248,6 +251,44 @@ async fn ours(drivers: usize, resolution: Option<u8>, queries: usize) -> Row {
     Row { drivers, how, own_us, nearby_ms, listed_us, slow_reads, driver_bytes, ..written }
 }
 
+/// What it costs to keep in memory what another instance writes, and to answer out of it.
+async fn in_memory(drivers: usize, resolution: Option<u8>, queries: usize, rest_s: u64) -> String {
+    let mut server = Server::start();
+    let shard_resolution = resolution.map(|number| Resolution::new(number).expect("there is one"));
+    let connect = async |instance: &str| {
+        let options = Options { shard_resolution, ..options(&server.redis, instance) };
+        let store = RedisStore::connect(options).await.expect("a good URL");
+        works_again(&store).await;
+        store
+    };
+    let (writer, reader) = (connect("00000000000000aa").await, connect("00000000000000bb").await);
+    let mut fleet = Fleet::new(drivers);
+    for (number, slice) in fleet.report().chunks(BATCH).enumerate() {
+        writer.apply(batch(slice, number as u64 + 1)).await.expect("Redis is there");
+    }
+    let window = Window { since: hour_start(), until: now().plus_ms(120_000) };
+    let memory = reader.memory().expect("it has one");
+    server.begin();
+    let begun = Instant::now();
+    eventually("all are in memory", async || memory.count(window).filter(|count| *count == drivers as u64)).await;
+    let (took_s, read_us) = (begun.elapsed().as_secs_f64(), server.cpu_us() / drivers as f64);
+
+    server.begin();
+    tokio::time::sleep(Duration::from_secs(rest_s)).await;
+    let follow_ms = server.cpu_us() / 1e3 / rest_s as f64;
+    let own_before_s = own_cpu_s(None);
+    for turn in 0..100 * queries {
+        let radius_m = RADII_M[turn % RADII_M.len()];
+        let query = nearby(fleet.somewhere(), radius_m, window);
+        eventually("it is in memory", async || memory.near(&query, window)).await;
+    }
+    let own_us = (own_cpu_s(None) - own_before_s) * 1e6 / (100 * queries) as f64;
+    format!(
+        "read in {took_s:.2} s, {read_us:.1} µs of Redis a driver; then {follow_ms:.1} ms of Redis a second; \
+         nearby 10: {own_us:.0} µs of geotrail, none of Redis"
+    )
+}
+
 /// Points through HTTP, the journal and its fsync, until Redis has them: points/s, and CPU µs a point of both.
 async fn end_to_end(drivers: usize, resolution: Option<u8>) -> String {
     let mut server = Server::start();
@@ -272,10 +313,10 @@ async fn end_to_end(drivers: usize, resolution: Option<u8>) -> String {
     };
     let bodies = |points: Vec<Point>| points.chunks(1_000).map(body).collect::<Vec<_>>();
     let send = async |bodies: Vec<String>| {
-        for body in bodies {
-            let answer = service.post("/v1/points", "application/x-ndjson", body).await;
-            assert_eq!(answer.status, 202);
-        }
+        let posts = bodies.into_iter().map(|body| service.post("/v1/points", "application/x-ndjson", body));
+        let statuses: Vec<u16> =
+            stream::iter(posts).buffer_unordered(SENDERS).map(|answer| answer.status).collect().await;
+        assert!(statuses.iter().all(|status| *status == 202), "{statuses:?}");
         eventually("Redis has them", async || {
             let metrics = String::from_utf8(service.get("/metrics").await.body).expect("text");
             let mut backlog = metrics.lines().filter(|line| line.starts_with("geotrail_journal_backlog_points{"));
@@ -343,7 +384,7 @@ async fn death(drivers: usize, seconds: u64) -> String {
     )
 }
 
-async fn table(sizes: &[usize], resolutions: &[Option<u8>], queries: usize, death_s: u64) {
+async fn table(sizes: &[usize], resolutions: &[Option<u8>], queries: usize, rest_s: u64) {
     println!("{HEAD}");
     for drivers in sizes {
         let mut plain = bare(*drivers, queries);
@@ -355,9 +396,16 @@ async fn table(sizes: &[usize], resolutions: &[Option<u8>], queries: usize, deat
     }
     println!("\nThe death of an hour:\n");
     for drivers in sizes {
-        println!("- {drivers} drivers: {}", death(*drivers, death_s).await);
+        println!("- {drivers} drivers: {}", death(*drivers, rest_s).await);
     }
-    println!("\nEnd to end, HTTP and fsync included, batches of 1,000 one after the other:\n");
+    println!("\nOut of memory, where another instance wrote:\n");
+    for drivers in sizes {
+        for resolution in resolutions {
+            let how = resolution.map_or_else(|| "whole".to_owned(), |number| format!("by {number}"));
+            println!("- {drivers} drivers, {how}: {}", in_memory(*drivers, *resolution, queries, rest_s).await);
+        }
+    }
+    println!("\nEnd to end, HTTP and fsync included, batches of 1,000, {SENDERS} at once:\n");
     for drivers in sizes {
         for resolution in resolutions {
             let how = resolution.map_or_else(|| "whole".to_owned(), |number| format!("by {number}"));

@@ -34,7 +34,7 @@ const FULL_TURN: i64 = 2 * HALF_TURN;
 
 /// Numbers by place.
 #[derive(Debug)]
-pub(super) struct Quadtree {
+pub(in crate::store) struct Quadtree {
     nodes: Vec<Node>,
     /// The first of four nodes that nothing uses.
     free: Vec<u32>,
@@ -91,7 +91,7 @@ impl Default for Quadtree {
 }
 
 impl Quadtree {
-    pub(super) fn insert(&mut self, number: u32, at: Position) {
+    pub(in crate::store) fn insert(&mut self, number: u32, at: Position) {
         let at = Spot::from(at);
         let (mut node, mut depth) = self.leaf(at);
         loop {
@@ -110,7 +110,7 @@ impl Quadtree {
         }
     }
 
-    pub(super) fn remove(&mut self, number: u32, at: Position) {
+    pub(in crate::store) fn remove(&mut self, number: u32, at: Position) {
         let at = Spot::from(at);
         let (mut node, mut depth) = (ROOT, 0);
         let mut way = [ROOT; DEEPEST as usize];
@@ -130,7 +130,7 @@ impl Quadtree {
         }
     }
 
-    pub(super) fn moved(&mut self, number: u32, from: Position, to: Position) {
+    pub(in crate::store) fn moved(&mut self, number: u32, from: Position, to: Position) {
         let (old, new) = (Spot::from(from), Spot::from(to));
         let (leaf, depth) = self.leaf(old);
         if !old.shares(new, depth) {
@@ -143,7 +143,7 @@ impl Quadtree {
 
     /// The nearest of what `candidate` does not reject, nearest first, and whether there were more than the limit.
     /// `T` decides between candidates at the same distance.
-    pub(super) fn nearest<T: Ord>(
+    pub(in crate::store) fn nearest<T: Ord>(
         &self,
         query: &NearbyQuery,
         mut candidate: impl FnMut(u32) -> Option<T>,

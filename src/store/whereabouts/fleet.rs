@@ -13,14 +13,14 @@ use crate::model::{DriverId, Fix, Position, Timestamp};
 
 /// One driver.
 #[derive(Debug)]
-pub(super) struct Driver {
-    pub(super) id: DriverId,
-    pub(super) newest: Fix,
+pub(in crate::store) struct Driver {
+    pub(in crate::store) id: DriverId,
+    pub(in crate::store) newest: Fix,
 }
 
 /// What a report changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(in crate::store) enum Change {
     /// The driver is new.
     Joined,
     /// Its newest fix was elsewhere until now.
@@ -31,7 +31,7 @@ pub(super) enum Change {
 
 /// All drivers.
 #[derive(Debug, Default)]
-pub(super) struct Fleet {
+pub(in crate::store) struct Fleet {
     slots: Vec<Option<Driver>>,
     free: Vec<u32>,
     by_id: HashTable<u32>,
@@ -41,17 +41,17 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
-    pub(super) fn number(&self, id: &DriverId) -> Option<u32> {
+    pub(in crate::store) fn number(&self, id: &DriverId) -> Option<u32> {
         let hash = self.hasher.hash_one(id);
         self.by_id.find(hash, |number| self.get(*number).is_some_and(|driver| driver.id == *id)).copied()
     }
 
-    pub(super) fn get(&self, number: u32) -> Option<&Driver> {
+    pub(in crate::store) fn get(&self, number: u32) -> Option<&Driver> {
         self.slots.get(number as usize)?.as_ref()
     }
 
     /// Takes a report in. Of two fixes the newer stays, whatever the order they come in.
-    pub(super) fn report(&mut self, id: &DriverId, fix: &Fix) -> (u32, Change) {
+    pub(in crate::store) fn report(&mut self, id: &DriverId, fix: &Fix) -> (u32, Change) {
         self.newest_ts = self.newest_ts.max(Some(fix.ts));
         if let Some(number) = self.number(id) {
             let slot = self.slots[number as usize].as_mut();
@@ -69,7 +69,7 @@ impl Fleet {
     }
 
     /// Puts a driver at a number that is known to be free; false if it is not, or the id is taken.
-    pub(super) fn restore(&mut self, number: u32, id: DriverId, newest: Fix) -> bool {
+    pub(in crate::store) fn restore(&mut self, number: u32, id: DriverId, newest: Fix) -> bool {
         let is_free = self.get(number).is_none() && self.number(&id).is_none();
         if is_free {
             self.newest_ts = self.newest_ts.max(Some(newest.ts));
@@ -79,7 +79,7 @@ impl Fleet {
     }
 
     /// After the last [`Self::restore`]: every number that was left out is free.
-    pub(super) fn restored(&mut self) {
+    pub(in crate::store) fn restored(&mut self) {
         self.free = (0..self.slots.len() as u32).rev().filter(|number| self.get(*number).is_none()).collect();
     }
 
@@ -96,14 +96,14 @@ impl Fleet {
     }
 
     /// Forgets the driver of a number, and frees it. Says where it last was.
-    pub(super) fn remove(&mut self, number: u32) -> Option<Position> {
+    pub(in crate::store) fn remove(&mut self, number: u32) -> Option<Position> {
         let position = self.vacate(number)?;
         self.free.push(number);
         Some(position)
     }
 
     /// Forgets the driver of a number, and keeps that from others until it is given to [`Self::free`].
-    pub(super) fn vacate(&mut self, number: u32) -> Option<Position> {
+    pub(in crate::store) fn vacate(&mut self, number: u32) -> Option<Position> {
         let Self { slots, by_id, in_order, hasher, .. } = self;
         let id = &slots.get(number as usize)?.as_ref()?.id;
         in_order.remove(number, id, |number| id_in(slots, number));
@@ -118,29 +118,32 @@ impl Fleet {
     }
 
     /// Gives a vacated number back.
-    pub(super) fn free(&mut self, number: u32) {
+    pub(in crate::store) fn free(&mut self, number: u32) {
         self.free.push(number);
     }
 
     /// One more than the highest number that was ever taken.
-    pub(super) fn numbers(&self) -> u32 {
+    pub(in crate::store) fn numbers(&self) -> u32 {
         self.slots.len() as u32
     }
 
     /// Drivers after `after` in the order of ids.
-    pub(super) fn after(&self, after: Option<&DriverId>) -> impl Iterator<Item = (&DriverId, u32)> + use<'_> {
+    pub(in crate::store) fn after(
+        &self,
+        after: Option<&DriverId>,
+    ) -> impl Iterator<Item = (&DriverId, u32)> + use<'_> {
         let id_of = |number| id_in(&self.slots, number);
         self.in_order.after(after, id_of).map(move |number| (id_of(number), number))
     }
 
     /// After somebody left who was not the one longest silent.
-    pub(super) fn find_newest_ts(&mut self) {
+    pub(in crate::store) fn find_newest_ts(&mut self) {
         self.newest_ts = self.slots.iter().flatten().map(|driver| driver.newest.ts).max();
     }
 
     /// The `ts` of the newest fix of all. It stays the newest until everybody is forgotten, for drivers leave in the
     /// order of their newest fixes; but for those who are erased.
-    pub(super) fn newest_ts(&self) -> Option<Timestamp> {
+    pub(in crate::store) fn newest_ts(&self) -> Option<Timestamp> {
         self.newest_ts
     }
 }
