@@ -2,12 +2,13 @@
 //! from then on by what this instance puts in and by what others say that they did (`changes`). A question that finds
 //! what it needs here costs no round trip and no time of Redis.
 //!
-//! **What it has is never less than what Redis has**, as of a moment ago: it began with all that was there, when Redis was
-//! whole as far as anybody knew, and has missed nothing since, or it would be read anew. So it needs no look at Redis after an answer, whatever Redis lost meanwhile;
-//! what instances have yet to put in, the labels know, as of any answer.
+//! **What it has is never less than what Redis has**, as of a moment ago. It began with all that was there, when Redis was
+//! whole as far as anybody knew, and has missed nothing since, or it would be read anew; and nothing counts that was read
+//! before an instance became whole. So it needs no look at Redis after an answer, whatever Redis lost meanwhile; what
+//! instances have yet to put in, the labels know, as of any answer.
 //!
-//! It answers for [`LEASE`] after it was last seen to have everything, and over the same connections. So whoever erases a driver waits for that long,
-//! and nobody answers with it any more.
+//! It answers for [`LEASE`] after it was last seen to have everything, and over the same connections. So whoever erases a
+//! driver waits for that long, and nobody answers with it any more.
 //!
 //! It is kept while somebody asks, and begins with the first question. Until it has everything, Redis is asked.
 //!
