@@ -19,8 +19,8 @@ use crate::store::StoreError;
 /// The text of the script that reads on.
 pub(super) const FOLLOW: &str = include_str!("follow.lua");
 
-/// Slices that the streams of one hour hold together, about: more than a second's, however fast Redis is.
-const KEPT: usize = 1_024;
+/// Slices that the streams of one hour hold together, about: some readings' worth, however fast Redis is.
+const KEPT: usize = 512;
 /// Slices in one reply: some 50 KiB.
 const READ_AT_ONCE: usize = 25;
 

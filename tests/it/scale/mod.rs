@@ -402,7 +402,7 @@ async fn table(sizes: &[usize], resolutions: &[Option<u8>], queries: usize, rest
     for drivers in sizes {
         for resolution in resolutions {
             let how = resolution.map_or_else(|| "whole".to_owned(), |number| format!("by {number}"));
-            println!("- {drivers} drivers, {how}: {}", in_memory(*drivers, *resolution, queries, rest_s).await);
+            println!("- {drivers} drivers, {how}: {}", in_memory(*drivers, *resolution, queries, rest_s.div_ceil(6)).await);
         }
     }
     println!("\nEnd to end, HTTP and fsync included, batches of 1,000, {SENDERS} at once:\n");
@@ -420,7 +420,9 @@ async fn what_a_fleet_costs_redis() {
     let sizes = std::env::var("SCALE_DRIVERS").unwrap_or_else(|_| "20000 100000".into());
     let sizes: Vec<usize> =
         sizes.split_whitespace().map(|size| size.parse().expect("SCALE_DRIVERS holds whole numbers")).collect();
-    table(&sizes, &[None, Some(5), Some(7)], 400, 60).await;
+    let hours = std::env::var("SCALE_HOURS").unwrap_or_else(|_| "whole 5 7".into());
+    let hours: Vec<Option<u8>> = hours.split_whitespace().map(|how| how.parse().ok()).collect();
+    table(&sizes, &hours, 400, 60).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
