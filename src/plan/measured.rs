@@ -32,30 +32,29 @@ pub const SHARE: Figure = figure(0.5, "of the most is planned with", ASSUMED);
 
 /// Processor time of the service with the embedded store, from the socket to the index, in batches of 1,000; the dearest
 /// of three fleets.
-pub const EMBEDDED_POINT: Figure = figure(2.5, "us of the service a point in batches of 1,000, embedded store", HTTP);
+pub const EMBEDDED_POINT: Figure = figure(4.2, "us of the service a point in batches of 1,000, embedded store", HTTP);
 
 /// Processor time of the service for writing to Redis, whole hours, 100,000 drivers; of the build for tests, which is
 /// slower than that for release. HTTP and journal come on top: [`EMBEDDED_POINT`] stands for them.
-pub const REDIS_CLIENT_POINT: Figure = figure(8.4, "us of the service a point written to Redis, whole hours", SCALE);
+pub const REDIS_CLIENT_POINT: Figure = figure(5.1, "us of the service a point written to Redis, whole hours", SCALE);
 
-/// The same where hours are spread over cells of resolution 5; 20,000 drivers.
+/// The same where hours are spread over cells of resolution 5.
 pub const REDIS_CLIENT_POINT_SHARDED: Figure =
-    figure(16.1, "us of the service a point written to Redis, hours by cells of resolution 5", SCALE);
+    figure(12.9, "us of the service a point written to Redis, hours by cells of resolution 5", SCALE);
 
 /// What a request costs the service that brings one point, over what the same point costs in a batch included.
-pub const SINGLE: Figure = figure(74.0, "us of the service a request of one point, 100,000 drivers", HTTP);
+pub const SINGLE: Figure = figure(86.0, "us of the service a request of one point, 100,000 drivers", HTTP);
 
-/// Processor time of the service a question, embedded store, limit 10, 10 km, 100,000 drivers.
-pub const EMBEDDED_NEARBY: Figure = figure(83.0, "us of the service a nearby, limit 10", HTTP);
+/// Processor time of the service a question, limit 10, the dearest radius, 1,000,000 drivers. With Redis as the store it is
+/// answered out of the same memory.
+pub const NEARBY: Figure = figure(66.0, "us of the service a nearby, limit 10", HTTP);
 
-/// Processor time of Redis for the same, whole hours.
-pub const REDIS_NEARBY: Figure = figure(570.0, "us of Redis a nearby, limit 10", SCALE);
+/// Resident memory a driver, of 1,000,000, what was on its way to disk included. With Redis as the store every instance has
+/// the newest fixes of the whole fleet in memory, which is less.
+pub const DRIVER: Figure = figure(237.0, "bytes resident a driver", HTTP);
 
-/// Resident memory a driver: from 100,000 drivers (38 MiB) to 1,000,000 (257 MiB), what was on its way to disk included.
-pub const EMBEDDED_DRIVER: Figure = figure(255.0, "bytes resident a driver, embedded store", HTTP);
-
-/// Resident memory of a service with few drivers, 20,000.
-pub const SERVICE_BASE: Figure = figure(19.0 * 1_048_576.0, "bytes resident of a service with few drivers", HTTP);
+/// Resident memory of a service before its first driver.
+pub const SERVICE_BASE: Figure = figure(18.0 * 1_048_576.0, "bytes resident of a service without drivers", HTTP);
 
 /// Of the journal, speed, heading and accuracy included.
 pub const JOURNAL_POINT: Figure = figure(21.3, "bytes of the journal a point", README);
@@ -67,20 +66,20 @@ pub const EMBEDDED_POINT_DISK: Figure = figure(11.5, "bytes of the embedded stor
 pub const EMBEDDED_REBUILD: Figure = figure(3_000_000.0, "points/s put into an embedded store again", README);
 
 /// Processor time of Redis a point, whole hours, 100,000 drivers.
-pub const REDIS_POINT: Figure = figure(15.7, "us of Redis a point, whole hours", SCALE);
+pub const REDIS_POINT: Figure = figure(10.9, "us of Redis a point, whole hours", SCALE);
 
-/// The same where hours are spread over cells of resolution 5; 20,000 drivers.
-pub const REDIS_POINT_SHARDED: Figure = figure(18.6, "us of Redis a point, hours by cells of resolution 5", SCALE);
+/// The same where hours are spread over cells of resolution 5.
+pub const REDIS_POINT_SHARDED: Figure = figure(17.2, "us of Redis a point, hours by cells of resolution 5", SCALE);
 
 /// Memory of Redis for a driver that reports in an hour, its first point included; whole hours, 100,000 drivers.
-pub const REDIS_DRIVER_HOUR: Figure = figure(547.0, "bytes of Redis a driver and hour, whole hours", SCALE);
+pub const REDIS_DRIVER_HOUR: Figure = figure(566.0, "bytes of Redis a driver and hour, whole hours", SCALE);
 
-/// The same where hours are spread over cells of resolution 5; 20,000 drivers.
+/// The same where hours are spread over cells of resolution 5.
 pub const REDIS_DRIVER_HOUR_SHARDED: Figure =
-    figure(758.0, "bytes of Redis a driver and hour, hours by cells of resolution 5", SCALE);
+    figure(754.0, "bytes of Redis a driver and hour, hours by cells of resolution 5", SCALE);
 
-/// Memory of Redis for each further point of a track; the dearer of whole hours (100,000 drivers) and cells (20,000).
-pub const REDIS_TRACK_POINT: Figure = figure(11.9, "bytes of Redis a track point", SCALE);
+/// Memory of Redis for each further point of a track; of 100,000 drivers the dearest.
+pub const REDIS_TRACK_POINT: Figure = figure(12.0, "bytes of Redis a track point", SCALE);
 
 /// What one primary has.
 pub const PRIMARY_MEMORY: Figure = figure(64.0 * GIB, "bytes of memory of a Redis primary", ASSUMED);

@@ -13,10 +13,10 @@ use thiserror::Error;
 
 use crate::config::{MAX_RETENTION, MIN_RETENTION};
 use measured::{
-    DISK_FULL, EMBEDDED_DRIVER, EMBEDDED_POINT, EMBEDDED_POINT_DISK, EMBEDDED_REBUILD, INSTANCE_DISK, INTAKE,
-    JOURNAL_POINT, JSON_POINT, PRIMARY_FULL, PRIMARY_MEMORY, REDIS_CLIENT_POINT, REDIS_CLIENT_POINT_SHARDED,
-    REDIS_DRIVER_HOUR, REDIS_DRIVER_HOUR_SHARDED, REDIS_POINT, REDIS_POINT_SHARDED, REDIS_TRACK_POINT,
-    REDIS_WIRE_POINT, SERVICE_BASE, SHARE, SINGLE, SINGLE_HEADS,
+    DISK_FULL, DRIVER, EMBEDDED_POINT, EMBEDDED_POINT_DISK, EMBEDDED_REBUILD, INSTANCE_DISK, INTAKE, JOURNAL_POINT,
+    JSON_POINT, PRIMARY_FULL, PRIMARY_MEMORY, REDIS_CLIENT_POINT, REDIS_CLIENT_POINT_SHARDED, REDIS_DRIVER_HOUR,
+    REDIS_DRIVER_HOUR_SHARDED, REDIS_POINT, REDIS_POINT_SHARDED, REDIS_TRACK_POINT, REDIS_WIRE_POINT, SERVICE_BASE,
+    SHARE, SINGLE, SINGLE_HEADS,
 };
 
 /// The largest fleet that is planned for.
@@ -166,7 +166,8 @@ impl Plan {
         let intake = INTAKE.value * SHARE.value;
         let instance_disk = INSTANCE_DISK.value * DISK_FULL.value;
         let instances = whole(points_per_s / intake).max(whole(disk / instance_disk));
-        let resident = if redis.is_none() { EMBEDDED_DRIVER.value * drivers } else { 0.0 };
+        // With Redis, each has everybody in memory.
+        let drivers_in_memory = drivers * if redis.is_none() { 1.0 } else { instances as f64 };
         let newest_hour = points_per_s * 3_600.0;
         let rebuilt_per_s = redis.map_or(EMBEDDED_REBUILD.value * instances as f64, |redis| {
             // Live points take what they take; the rest of the processors that are there may rebuild.
@@ -211,7 +212,7 @@ impl Plan {
             instances,
             service_cores,
             service_cores_single,
-            service_memory: SERVICE_BASE.value * instances as f64 + resident,
+            service_memory: SERVICE_BASE.value * instances as f64 + DRIVER.value * drivers_in_memory,
             disk,
             network_in: points_per_s * JSON_POINT.value,
             network_single: points_per_s * (JSON_POINT.value + SINGLE_HEADS.value),

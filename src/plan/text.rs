@@ -4,10 +4,10 @@
 use std::fmt::{self, Write as _};
 
 use super::measured::{
-    DISK_FULL, EMBEDDED_DRIVER, EMBEDDED_NEARBY, EMBEDDED_POINT, EMBEDDED_POINT_DISK, EMBEDDED_REBUILD, Figure,
-    INSTANCE_DISK, INTAKE, JOURNAL_POINT, JSON_POINT, PRIMARY_FULL, PRIMARY_MEMORY, REDIS_CLIENT_POINT,
-    REDIS_CLIENT_POINT_SHARDED, REDIS_DRIVER_HOUR, REDIS_DRIVER_HOUR_SHARDED, REDIS_NEARBY, REDIS_POINT,
-    REDIS_POINT_SHARDED, REDIS_TRACK_POINT, REDIS_WIRE_POINT, SERVICE_BASE, SHARE, SINGLE, SINGLE_HEADS,
+    DISK_FULL, DRIVER, EMBEDDED_POINT, EMBEDDED_POINT_DISK, EMBEDDED_REBUILD, Figure, INSTANCE_DISK, INTAKE,
+    JOURNAL_POINT, JSON_POINT, NEARBY, PRIMARY_FULL, PRIMARY_MEMORY, REDIS_CLIENT_POINT, REDIS_CLIENT_POINT_SHARDED,
+    REDIS_DRIVER_HOUR, REDIS_DRIVER_HOUR_SHARDED, REDIS_POINT, REDIS_POINT_SHARDED, REDIS_TRACK_POINT,
+    REDIS_WIRE_POINT, SERVICE_BASE, SHARE, SINGLE, SINGLE_HEADS,
 };
 use super::{Kind, Limit, Plan, RedisPlan};
 
@@ -85,13 +85,12 @@ impl Plan {
         let point_from = if is_embedded { vec![EMBEDDED_POINT] } else { vec![EMBEDDED_POINT, client] };
         let single_from = if is_embedded { vec![SINGLE] } else { vec![SINGLE, client] };
         let disk_from: &[Figure] = if is_embedded { &[JOURNAL_POINT, EMBEDDED_POINT_DISK] } else { &[JOURNAL_POINT] };
-        let memory_from: &[Figure] = if is_embedded { &[SERVICE_BASE, EMBEDDED_DRIVER] } else { &[SERVICE_BASE] };
 
         let mut rows = vec![
             row("instances", grouped(self.instances as f64), "", &[INTAKE, SHARE, INSTANCE_DISK, DISK_FULL]),
             row("service CPU", cores(self.service_cores), "points in batches of 1,000", &point_from),
             row("", cores(self.service_cores_single), "if every point is a request", &single_from),
-            row("service memory", bytes(self.service_memory), "", memory_from),
+            row("service memory", bytes(self.service_memory), "", &[SERVICE_BASE, DRIVER]),
             row("disk", bytes(self.disk), &format!("{} an instance", bytes(per_instance(self.disk))), disk_from),
             row("disk writes", format!("{}/s", bytes(self.disk_per_s())), "", disk_from),
             row("network in", format!("{}/s", bytes(self.network_in)), "JSON, not packed, in batches", &[JSON_POINT]),
@@ -107,12 +106,7 @@ impl Plan {
         };
         rows.extend([
             row("newest hour again", time(self.newest_hour_again_s), "once the index is lost", &[rebuild]),
-            row(
-                "each nearby",
-                format!("{} us", if is_embedded { EMBEDDED_NEARBY.value } else { REDIS_NEARBY.value }),
-                "of CPU, on top of all this",
-                &[if is_embedded { EMBEDDED_NEARBY } else { REDIS_NEARBY }],
-            ),
+            row("each nearby", format!("{} us", NEARBY.value), "of CPU, on top of all this", &[NEARBY]),
         ]);
         rows
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use geotrail::model::{DriverId, Fix, Point, Position, Resolution};
 use geotrail::store::redis::{Options, RedisStore};
-use geotrail::store::{Memory, NearbyQuery, Page, Store, When, Window};
+use geotrail::store::{Memory, NearbyQuery, Page, Standing, Store, Visit, When, Window};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -129,6 +129,32 @@ async fn a_change_that_may_have_been_missed_is_noticed() {
     let args = ["EVAL", script, "3", &keys[0], &keys[1], &keys[2], &ids[0], &ids[1]];
     server.cli(&args);
     remembers(&mine, window, "it was read anew", |newest| newest.contains_key(&stranger)).await;
+}
+
+/// Whoever says that it is whole may have put in a moment ago what it had owed for long: what was read before that does not
+/// count any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_instance_owed_is_there_when_it_is_heard_to_be_whole() {
+    let server = RedisServer::start();
+    let (mine, others) = (connected(&server, MINE).await, connected(&server, OTHERS).await);
+    let visits = async |store: &RedisStore, standing: Standing| {
+        let visit = Visit { lines: &[], keep: Duration::from_secs(60), standing: Some(standing) };
+        let board = store.board(visit).await.expect("Redis is there").expect("it has a board");
+        board.roll.into_iter().any(|said| said.instance == OTHERS && said.standing == Standing::Whole)
+    };
+    let window = window(3_600);
+    for n in 0..20 {
+        visits(&others, Standing::Behind(None)).await;
+        assert!(!visits(&mine, Standing::Whole).await, "it is behind");
+        remembers(&mine, window, "all so far is in memory", |newest| newest.len() == n).await;
+        let owed = point(id(n), now(), 525_000_000, 134_000_000);
+        others.apply(batch(&[owed], n as u64 + 1)).await.expect("Redis is there");
+        visits(&others, Standing::Whole).await;
+        assert!(visits(&mine, Standing::Whole).await, "it is whole");
+        if let Some(newest) = remembered(&mine, window) {
+            assert!(newest.contains_key(&id(n)), "round {n}: it was owed");
+        }
+    }
 }
 
 /// As soon as an erasure is done, no instance has the driver in memory: not one that read it as a change, nor one that

@@ -402,7 +402,10 @@ async fn table(sizes: &[usize], resolutions: &[Option<u8>], queries: usize, rest
     for drivers in sizes {
         for resolution in resolutions {
             let how = resolution.map_or_else(|| "whole".to_owned(), |number| format!("by {number}"));
-            println!("- {drivers} drivers, {how}: {}", in_memory(*drivers, *resolution, queries, rest_s.div_ceil(6)).await);
+            println!(
+                "- {drivers} drivers, {how}: {}",
+                in_memory(*drivers, *resolution, queries, rest_s.div_ceil(6)).await
+            );
         }
     }
     println!("\nEnd to end, HTTP and fsync included, batches of 1,000, {SENDERS} at once:\n");
