@@ -138,7 +138,7 @@ async fn what_another_instance_owed_is_there_when_it_is_heard_to_be_whole() {
     let server = RedisServer::start();
     let (mine, others) = (connected(&server, MINE).await, connected(&server, OTHERS).await);
     let visits = async |store: &RedisStore, standing: Standing| {
-        let visit = Visit { lines: &[], keep: Duration::from_secs(60), standing: Some(standing) };
+        let visit = Visit { lines: &[], keep: Duration::from_mins(1), standing: Some(standing) };
         let board = store.board(visit).await.expect("Redis is there").expect("it has a board");
         board.roll.into_iter().any(|said| said.instance == OTHERS && said.standing == Standing::Whole)
     };
