@@ -208,6 +208,27 @@ async fn memory_goes_on_into_the_next_hour() {
     assert_eq!(remembered(&mine, window(24 * 3_600)), None, "of a day it has too little");
 }
 
+/// An instance whose clock is ahead accepts what lies beyond the window of the others: memory shows it as Redis does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fix_beyond_the_window_is_in_memory_as_in_redis() {
+    let server = RedisServer::start();
+    let (mine, others) = (connected(&server, MINE).await, connected(&server, OTHERS).await);
+    // In the middle of an hour, whenever this runs.
+    let until = now().hour().start().plus_ms(1_800_000);
+    let window = Window { since: until.plus_ms(-3_600_000), until };
+    let beyond = |n: usize, ms: i64| point(id(n), until.plus_ms(ms), 525_000_000, 134_000_000);
+    let (early, ahead) = ([beyond(1, -1_000), beyond(2, -1_000)], [beyond(1, 600_000), beyond(2, 3_600_000)]);
+    mine.apply(batch(&early, 1)).await.expect("Redis is there");
+    remembers(&mine, window, "both are in memory", |newest| newest.len() == 2).await;
+    for (store, end) in [(&others, 1), (&mine, 2)] {
+        store.apply(batch(&ahead, end)).await.expect("Redis is there");
+        let expected = held(&mine, window).await;
+        assert_eq!(expected[&id(1)], ahead[0].fix);
+        assert_eq!(expected[&id(2)], early[1].fix);
+        remembers(&mine, window, "memory has what Redis has", |newest| *newest == expected).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_out_of_memory_takes_nothing_of_redis() {
     const ASKED: usize = 200;

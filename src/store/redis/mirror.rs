@@ -112,7 +112,10 @@ impl Mirror {
 
     /// Takes in what this process has put into an hour in Redis.
     pub(super) fn put_in<'a>(&self, hour: Hour, fixes: impl Iterator<Item = (&'a DriverId, &'a Fix)>) {
-        let is_wanted = |asked: &Asked| asked.is_kept && asked.last.is_some_and(|(_, until)| reach(until).0 <= hour);
+        let is_wanted = |asked: &Asked| {
+            let hours = asked.last.filter(|_| asked.is_kept).map(|(_, until)| reach(until));
+            hours.is_some_and(|(oldest, newest)| (oldest..=newest).contains(&hour))
+        };
         if is_wanted(&self.asked.lock()) {
             let mut whereabouts = self.whereabouts.write();
             for (driver, fix) in fixes {
@@ -147,8 +150,9 @@ impl Mirror {
             let mut lease = self.lease.write();
             *lease = Lease { granted: None, ended: lease.ended + 1, ..*lease };
         }
-        // It is given back without the lock.
-        drop(std::mem::take(&mut *self.whereabouts.write()));
+        let given_up = std::mem::take(&mut *self.whereabouts.write());
+        // That takes a while, and needs no lock.
+        drop(given_up);
     }
 
     /// Forgets who was last seen before `cutoff`.
@@ -167,23 +171,28 @@ fn slices(whereabouts: &RwLock<Whereabouts>) -> impl Iterator<Item = Range<u32>>
 
 impl Memory for Arc<Index> {
     fn near(&self, query: &NearbyQuery, window: Window) -> Option<(Vec<Near>, bool)> {
-        remembered(self, window, |whereabouts| whereabouts.read().nearby(query, window))
+        remembered(self, window, |whereabouts, window| whereabouts.read().nearby(query, window))
     }
 
     fn page(&self, window: Window, after: Option<&DriverId>, limit: usize) -> Option<Page<Located>> {
-        remembered(self, window, |whereabouts| whereabouts.read().active(window, after, limit))
+        remembered(self, window, |whereabouts, window| whereabouts.read().active(window, after, limit))
     }
 
     fn count(&self, window: Window) -> Option<u64> {
-        remembered(self, window, |whereabouts| {
+        remembered(self, window, |whereabouts, window| {
             slices(whereabouts).map(|numbers| whereabouts.read().active_count(window, numbers)).sum()
         })
     }
 }
 
 /// What `look` finds in memory, if that was all there was in the window until it came back. It is kept from now on, if it
-/// was not, where the window is within its reach.
-fn remembered<T>(index: &Arc<Index>, window: Window, look: impl FnOnce(&RwLock<Whereabouts>) -> T) -> Option<T> {
+/// was not, where the window is within its reach. As in Redis, the last hour of the window counts to its end: an instance
+/// whose clock is ahead accepts what lies beyond the window of the others.
+fn remembered<T>(
+    index: &Arc<Index>,
+    window: Window,
+    look: impl FnOnce(&RwLock<Whereabouts>, Window) -> T,
+) -> Option<T> {
     let (oldest, _) = reach(window.until);
     if window.since.hour() < oldest {
         return None;
@@ -192,7 +201,8 @@ fn remembered<T>(index: &Arc<Index>, window: Window, look: impl FnOnce(&RwLock<W
         tokio::spawn(keep(Arc::downgrade(index)));
     }
     let before = index.lease(window)?;
-    let found = look(&index.mirror.whereabouts);
+    let to_the_end = Window { until: window.until.hour().end().plus_ms(-1), ..window };
+    let found = look(&index.mirror.whereabouts, to_the_end);
     (index.lease(window)? == before).then_some(found)
 }
 
