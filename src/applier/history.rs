@@ -132,14 +132,15 @@ pub fn look(reader: &mut Reader) -> io::Result<Option<(Option<Timestamp>, u64)>>
 }
 
 impl Chunk {
-    /// Cuts off what is more than `most` points. What is cut within a record no longer says where the journal stands
-    /// after the first part, only where it stood before.
+    /// Cuts off what is more than `most` points, in parts of much the same size. What is cut within a record no longer
+    /// says where the journal stands after the first part, only where it stood before.
     pub fn split(&mut self, most: usize) -> Option<Self> {
-        if self.points.len() <= most {
+        let parts = self.points.len().div_ceil(most);
+        if parts <= 1 {
             return None;
         }
-        let rest = Self { points: self.points.split_off(most), repeated: true, ..*self };
-        (self.end, self.repeated) = (self.start, true);
+        let rest = Self { points: self.points.split_off(self.points.len().div_ceil(parts)), ..*self };
+        self.end = self.start;
         Some(rest)
     }
 }

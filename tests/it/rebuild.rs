@@ -9,7 +9,7 @@ use geotrail::model::{DriverId, Fix, Hour, Offset, Point, Position, Tags, Timest
 use crate::harness::eventually;
 use crate::harness::process::Process;
 use crate::harness::redis::RedisServer;
-use crate::harness::traffic::{becomes_whole, now_ms, past, run, verify};
+use crate::harness::traffic::{at, becomes_whole, logged, now_ms, past, run, verify};
 use crate::oracle::{hour_name, hour_of};
 
 async fn rebuild(dir: &std::path::Path, store: &str) -> (i32, String) {
@@ -134,6 +134,35 @@ fn points(hour: Hour, count: i64) -> Vec<Point> {
     let fix = |ts| Fix { ts, position, speed: None, heading: None, accuracy: None, tags: Tags::NONE };
     let driver = DriverId::new("cab").expect("well formed");
     (0..count).map(|n| Point { driver: driver.clone(), fix: fix(hour.start().plus_ms(n)) }).collect()
+}
+
+/// What runs ahead of Redis waits in the journal, and goes in as history. That it was never in is known: nobody reads what
+/// Redis has of the drivers.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ran_ahead_of_redis_is_put_in_unread() {
+    let server = RedisServer::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let service = Process::serve(dir.path(), &server.url()).await;
+    service.report(&past()).await;
+    service.caught_up().await;
+    server.cli(&["CLIENT", "PAUSE", "900", "ALL"]);
+    let now = now_ms();
+    let drivers: Vec<String> = (0..900).map(|n| format!("{n:0>60}")).collect();
+    for round in 0..50 {
+        let reports: Vec<_> = drivers.iter().map(|driver| at(driver, now - round * 1_000)).collect();
+        assert_eq!(service.try_post("/v1/points", &reports).await.expect("an answer").status, 202);
+    }
+    logged(dir.path(), "a pass through the journal begins", 1).await;
+    service.caught_up().await;
+    let commands = server.cli(&["INFO", "commandstats"]);
+    let calls = |name: &str| {
+        let rest = commands.split_once(&format!("cmdstat_{name}:calls=")).map_or("0", |(_, rest)| rest);
+        rest.split(',').next().and_then(|calls| calls.parse::<usize>().ok()).expect("a number")
+    };
+    assert!(calls("append") > drivers.len(), "{commands}");
+    // What was under way when Redis did not answer may be in.
+    assert!(calls("getrange") <= 2 * drivers.len(), "{commands}");
+    assert!(service.terminate().await.success());
 }
 
 /// Each point's moment, in the order in which a pass meets them.

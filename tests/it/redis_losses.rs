@@ -1,6 +1,8 @@
 //! What Redis lost is noticed, told as the right offset, and comes back whole when the journal is applied again; and
 //! nothing else is taken for a loss. Against a real redis-server.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use geotrail::model::{Offset, Point, Timestamp};
@@ -225,6 +227,46 @@ async fn a_flush_at_any_moment_loses_nothing() {
         }
         assert_public_keys(&server, &all);
     }
+}
+
+/// A journal that is put in once more, as by a process that has lost its checkpoint, meets what it brought before, and
+/// its marks expect nothing yet. What is gone by the time it is written must not have been taken for there.
+#[tokio::test(flavor = "multi_thread")]
+async fn hours_deleted_between_reading_and_writing_come_back() {
+    let server = RedisServer::start();
+    let all = points(7, 2_000, 20);
+    let mut rng = StdRng::seed_from_u64(7);
+    let mut struck_in_time = 0;
+    for _ in 0..20 {
+        Follower::of(all.clone(), 1_000).run(&connected(&server, ONE).await).await;
+        let store = connected(&server, ONE).await;
+        store.audit().await.expect("Redis is there");
+        let hours: Vec<String> = server.keys().into_iter().filter(|key| key.contains("{2")).collect();
+        let delete = format!("UNLINK {}\r\n", hours.join(" "));
+        let mut striker = TcpStream::connect(server.address()).expect("Redis listens");
+        let later = Duration::from_micros(rng.random_range(0..8_000));
+        let strike = tokio::task::spawn_blocking(move || {
+            // A timer is too coarse.
+            let begun = Instant::now();
+            while begun.elapsed() < later {
+                std::hint::spin_loop();
+            }
+            striker.write_all(delete.as_bytes()).expect("Redis reads");
+            striker.read_exact(&mut [0]).expect("Redis answers");
+        });
+        let mut applied = Vec::new();
+        for (at, part) in all.chunks(1_000).enumerate() {
+            let again = Batch { repeated: true, ..batch(part, ((at + 1) * STEP) as u64) };
+            applied.push(store.apply(again).await);
+        }
+        strike.await.expect("it strikes");
+        let audit = store.audit().await.expect("Redis is there");
+        if applied.iter().all(Result::is_ok) && audit.is_none() {
+            struck_in_time += 1;
+            assert_holds(&store, &all).await;
+        }
+    }
+    assert!(struck_in_time > 0, "nothing was deleted before the first write");
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@
 //! all that follows from it is one transaction that is dropped if any of these drivers was written meanwhile (`link` says
 //! what is watched for that, and which slices travel at once; no two of a batch touch the same driver's hour).
 //!
-//! Tracks grow by what a batch brings, unread. Of a batch that may have come before they are read first, and get what
-//! they lack: so repetition neither bloats a track nor leaves a gap in it.
+//! Tracks grow by what a batch brings, unread. Of a batch that may have come before they are among what is read, and get
+//! what they lack: so repetition neither bloats a track nor leaves a gap in it.
 //!
 //! Of a sharded hour the places follow (`place`). Every slice counts itself in the marks (`marks` says why).
 //!
@@ -32,8 +32,8 @@ use crate::store::{Applied, Batch, StoreError, track_codec};
 const DRIVERS_PER_SLICE: usize = 50;
 /// Calls in one pipeline.
 const CALLS_PER_PIPELINE: usize = 32;
-/// Tracks read in one pipeline: a megabyte where each has a fix every 5 s.
-const TRACKS_PER_PIPELINE: usize = 128;
+/// Bytes of a track that count as held: two hours' worth of a fix a second. What lies behind them comes twice.
+const BYTES_HELD: usize = 128 * 1024;
 /// Pipelines at once: while one is read, the next is executed.
 const PIPELINES: usize = 4;
 
@@ -54,13 +54,16 @@ impl Folded<'_> {
         self.fixes.last().expect("a driver is folded for the sake of a fix")
     }
 
-    /// Its fixes as one chunk of a track, but for those that are in `held`, or a greater one in their place.
-    fn chunk(&self, hour: Hour, held: Option<&[u8]>) -> Vec<u8> {
+    /// Its fixes as one chunk of a track.
+    fn chunk(&self, hour: Hour) -> Vec<u8> {
         let mut chunk = Vec::new();
-        let Some(held) = held else {
-            track_codec::encode_chunk(hour, &self.fixes, &mut chunk);
-            return chunk;
-        };
+        track_codec::encode_chunk(hour, &self.fixes, &mut chunk);
+        chunk
+    }
+
+    /// The same without those that are in `held`, or a greater one in their place.
+    fn chunk_beside(&self, hour: Hour, held: &[u8]) -> Vec<u8> {
+        let mut chunk = Vec::new();
         let mut greatest: HashMap<Timestamp, Fix> = HashMap::new();
         // What cannot be read any more does not count as held.
         for fix in track_codec::decoder(hour, held).map_while(Result::ok) {
@@ -74,11 +77,10 @@ impl Folded<'_> {
     }
 }
 
-/// Some drivers of one shard, with what their tracks get.
+/// Some drivers of one shard.
 pub(super) struct Slice<'a, 'b> {
     pub(super) bucket: Shard,
     pub(super) drivers: &'b [Folded<'a>],
-    chunks: Vec<Vec<u8>>,
 }
 
 /// Of each driver of a slice, the cells that it has to leave; `None` if a newer fix was there. In an hour that is not
@@ -88,8 +90,8 @@ pub(super) type ToLeave = Vec<Option<Vec<Cell>>>;
 /// What a slice comes to.
 struct Made {
     to_leave: ToLeave,
-    /// Whether tracks got an expiry.
-    is_expiring: bool,
+    /// The bytes that each track got, if no expiry came with them.
+    without_expiry: Vec<usize>,
 }
 
 impl Slice<'_, '_> {
@@ -97,8 +99,8 @@ impl Slice<'_, '_> {
     /// made without an expiry: the repetition that follows an error sets that.
     fn made(&self, attempt: &mut Attempt, made: Made, mut answers: Vec<Reply>) -> Result<ToLeave, StoreError> {
         let count = answers.pop().ok_or_else(|| corrupt("a transaction answered nothing"))?;
-        let begins_anew = |(chunk, length): (&Vec<u8>, &Reply)| *length == Reply::Integer(chunk.len() as i64);
-        if !made.is_expiring && self.chunks.iter().zip(&answers).any(begins_anew) {
+        let begins_anew = |(bytes, length): (&usize, &Reply)| *length == Reply::Integer(*bytes as i64);
+        if made.without_expiry.iter().zip(&answers).any(begins_anew) {
             return Err(StoreError::Unavailable("a track is gone".into()));
         }
         attempt.called(self.bucket, count.unwrapped())?;
@@ -114,7 +116,7 @@ impl Index {
         let mut attempt = Attempt::new(batch.start, batch.repeated);
         let mut folded = fold(self.keys.layout(), batch);
         folded.retain(|(bucket, _)| !self.owes(&mut attempt, *bucket));
-        let slices = self.slices(&folded, batch.repeated).await?;
+        let slices = slices(&folded);
         let writes: Vec<Write<'_>> = slices.iter().map(|slice| self.write(&attempt, slice, batch.repeated)).collect();
         let mut written = Vec::with_capacity(slices.len());
         for (slice, (made, answers)) in slices.iter().zip(self.link.change(&writes, connections).await?) {
@@ -145,37 +147,6 @@ impl Index {
         stream::iter(pipelines).map(|calls| self.link.run(calls)).buffered(PIPELINES).try_concat().await
     }
 
-    /// Cuts a batch into slices.
-    async fn slices<'a, 'b>(
-        &self,
-        folded: &'b [(Shard, Vec<Folded<'a>>)],
-        is_repeated: bool,
-    ) -> Result<Vec<Slice<'a, 'b>>, StoreError> {
-        let cut = |(bucket, drivers): &'b (Shard, Vec<Folded<'a>>)| {
-            drivers.chunks(DRIVERS_PER_SLICE).map(|drivers| Slice { bucket: *bucket, drivers, chunks: Vec::new() })
-        };
-        let mut slices: Vec<Slice<'a, 'b>> = folded.iter().flat_map(cut).collect();
-        if !is_repeated {
-            for Slice { bucket, drivers, chunks } in &mut slices {
-                chunks.extend(drivers.iter().map(|folded| folded.chunk(bucket.hour(), None)));
-            }
-            return Ok(slices);
-        }
-        for slices in slices.chunks_mut(TRACKS_PER_PIPELINE / DRIVERS_PER_SLICE) {
-            let of = |slice: &Slice<'a, 'b>| {
-                let bucket = slice.bucket;
-                slice.drivers.iter().map(move |folded| (bucket, folded.driver))
-            };
-            let tracks: Vec<(Shard, &DriverId)> = slices.iter().flat_map(of).collect();
-            let mut held = self.tracks(&tracks).await?.into_iter();
-            for Slice { bucket, drivers, chunks } in slices {
-                let held = drivers.iter().zip(held.by_ref());
-                chunks.extend(held.map(|(folded, held)| folded.chunk(bucket.hour(), Some(&held))));
-            }
-        }
-        Ok(slices)
-    }
-
     fn write<'b>(&'b self, attempt: &Attempt, slice: &'b Slice<'_, 'b>, is_repeated: bool) -> Write<'b> {
         let (keys, bucket) = (&self.keys, slice.bucket);
         let (last, marks) = (keys.last(bucket), keys.marks(bucket));
@@ -189,7 +160,6 @@ impl Index {
             keys,
             bucket,
             drivers: slice.drivers,
-            chunks: &slice.chunks,
             tracks: slice.drivers.iter().map(|folded| keys.track(bucket, folded.driver)).collect(),
             fixes: keys.fixes(bucket),
             changes: keys.changes(bucket),
@@ -205,7 +175,6 @@ struct Write<'b> {
     keys: &'b Keys,
     bucket: Shard,
     drivers: &'b [Folded<'b>],
-    chunks: &'b [Vec<u8>],
     tracks: Vec<Bytes>,
     fixes: Bytes,
     changes: Bytes,
@@ -227,10 +196,21 @@ impl Change for Write<'_> {
         &self.tracks
     }
 
+    /// What a track has must still be there when it gets the rest.
+    fn is_narrow(&self) -> bool {
+        self.is_repeated
+    }
+
     fn look(&self, request: &mut Request) {
-        request.command("EXISTS", self.tracks.len());
-        for track in &self.tracks {
-            request.arg(track);
+        if self.is_repeated {
+            for track in &self.tracks {
+                request.command("GETRANGE", 3).arg(track).number(0).number(BYTES_HELD - 1);
+            }
+        } else {
+            request.command("EXISTS", self.tracks.len());
+            for track in &self.tracks {
+                request.arg(track);
+            }
         }
         self.ask(&self.fixes, request);
         // What is of a wrong type is told before anything is written.
@@ -248,17 +228,24 @@ impl Change for Write<'_> {
     fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Made, StoreError> {
         let mut seen = seen.into_iter();
         let mut next = || seen.next().ok_or_else(|| corrupt("a look was not answered"));
-        let (tracks, stored, _, _) = (next()?.count()?, next()?.list()?, next()?, next()?);
+        let hour = self.bucket.hour();
+        // Each track that a chunk may make gets its expiry with it.
+        let mut is_expiring = true;
+        let chunks: Vec<Vec<u8>> = if self.is_repeated {
+            let beside = |folded: &Folded<'_>| Ok(folded.chunk_beside(hour, &next()?.bytes()?.unwrap_or_default()));
+            self.drivers.iter().map(beside).collect::<Result<_, StoreError>>()?
+        } else {
+            is_expiring = next()?.count()? < self.tracks.len() as u64;
+            self.drivers.iter().map(|folded| folded.chunk(hour)).collect()
+        };
+        let (stored, _, _) = (next()?.list()?, next()?, next()?);
         let is_whole = self.keys.layout() == Layout::Whole;
         let visited = if is_whole { Vec::new() } else { next()?.list()? };
         if stored.len() != self.drivers.len() || !is_whole && visited.len() != stored.len() {
             return Err(corrupt("not everybody was looked at"));
         }
 
-        // Each track that a chunk may make gets its expiry with it.
-        let is_expiring = self.is_repeated || tracks < self.tracks.len() as u64;
-        for (folded, (track, chunk)) in self.drivers.iter().zip(self.tracks.iter().zip(self.chunks)) {
-            debug_assert!(self.is_repeated || !chunk.is_empty(), "{folded:?} brings something");
+        for (track, chunk) in self.tracks.iter().zip(&chunks) {
             if !chunk.is_empty() {
                 request.command("APPEND", 2).arg(track).arg(chunk);
             }
@@ -275,7 +262,7 @@ impl Change for Write<'_> {
             if self.is_repeated || stored.is_none() {
                 newcomers.push(driver);
             }
-            let packed = packed::pack(self.bucket.hour(), fix);
+            let packed = packed::pack(hour, fix);
             // An equal fix is written again, which repairs.
             if stored.is_some_and(|stored| *stored > *packed) {
                 to_leave.push(None);
@@ -317,7 +304,8 @@ impl Change for Write<'_> {
             self.expire(&self.changes, request);
         }
         request.add(&self.note);
-        Ok(Made { to_leave, is_expiring })
+        let without_expiry = if is_expiring { Vec::new() } else { chunks.iter().map(Vec::len).collect() };
+        Ok(Made { to_leave, without_expiry })
     }
 }
 
@@ -355,6 +343,14 @@ fn others(visits: &[u8], cell: Cell) -> Result<Vec<Cell>, StoreError> {
     let cells: Option<Vec<Cell>> = cells.collect();
     let cells = cells.ok_or_else(|| corrupt("what a driver has to leave is no cell"))?;
     Ok(cells.into_iter().filter(|other| *other != cell).collect())
+}
+
+/// Cuts a batch into slices.
+fn slices<'a, 'b>(folded: &'b [(Shard, Vec<Folded<'a>>)]) -> Vec<Slice<'a, 'b>> {
+    let cut = |(bucket, drivers): &'b (Shard, Vec<Folded<'a>>)| {
+        drivers.chunks(DRIVERS_PER_SLICE).map(|drivers| Slice { bucket: *bucket, drivers })
+    };
+    folded.iter().flat_map(cut).collect()
 }
 
 /// The shards that a batch writes to, as far as their hours are still kept, each with its drivers in the order of ids.

@@ -6,7 +6,8 @@
 //! What is watched first is one key that all changes of the same key write, which costs nearly nothing; whoever was
 //! overtaken once watches what it rests on and nothing else, so that nobody is kept from writing by others' business.
 //! Changes of one key therefore go one at a time; those of several keys go over several lines. A server that is far away
-//! would be waited for most of the time: there, all changes watch no more than they rest on, and go over many lines.
+//! would be waited for most of the time: there, all changes watch no more than they rest on, and go over many lines. So
+//! do those anywhere that rest on more than what writes of the key can change.
 //!
 //! A line carries one change after the other; the looks for the next go out with the writes of the one before. MULTI
 //! goes with the looks: were it refused after them, what follows would be carried out unwatched.
@@ -43,6 +44,9 @@ pub(in crate::store::redis) trait Change: Sync {
 
     /// What it rests on, besides.
     fn watched(&self) -> &[Bytes];
+
+    /// Whether what it rests on is to be watched from the first: what the key tells is not enough.
+    fn is_narrow(&self) -> bool;
 
     /// Asks what must be known.
     fn look(&self, request: &mut Request);
@@ -158,7 +162,7 @@ impl Link {
                 parts.push(Part { node, asking, queue: Mutex::default() });
                 parts.len() - 1
             });
-            let turn = Turn { at, is_narrow: parts[part].node.is_far() };
+            let turn = Turn { at, is_narrow: parts[part].node.is_far() || changes[at].is_narrow() };
             let queue = parts[part].queue.get_mut();
             let is_its_key = |turns: &&mut VecDeque<Turn>| {
                 turns.front().is_some_and(|first| !first.is_narrow && changes[first.at].key() == key)
