@@ -87,24 +87,11 @@ pub(super) struct Slice<'a, 'b> {
 /// sharded there are none.
 pub(super) type ToLeave = Vec<Option<Vec<Cell>>>;
 
-/// What a slice comes to.
-struct Made {
-    to_leave: ToLeave,
-    /// The bytes that each track got, if no expiry came with them.
-    without_expiry: Vec<usize>,
-}
-
 impl Slice<'_, '_> {
-    /// What Redis answered to a slice. A track that was there, and was gone by the time it was written (an eviction), has been
-    /// made without an expiry: the repetition that follows an error sets that.
-    fn made(&self, attempt: &mut Attempt, made: Made, mut answers: Vec<Reply>) -> Result<ToLeave, StoreError> {
+    /// Counts a slice that was written, by what Redis answered.
+    fn count(&self, attempt: &mut Attempt, mut answers: Vec<Reply>) -> Result<(), StoreError> {
         let count = answers.pop().ok_or_else(|| corrupt("a transaction answered nothing"))?;
-        let begins_anew = |(bytes, length): (&usize, &Reply)| *length == Reply::Integer(*bytes as i64);
-        if made.without_expiry.iter().zip(&answers).any(begins_anew) {
-            return Err(StoreError::Unavailable("a track is gone".into()));
-        }
-        attempt.called(self.bucket, count.unwrapped())?;
-        Ok(made.to_leave)
+        attempt.called(self.bucket, count.unwrapped()).map(drop)
     }
 }
 
@@ -119,8 +106,9 @@ impl Index {
         let slices = slices(&folded);
         let writes: Vec<Write<'_>> = slices.iter().map(|slice| self.write(&attempt, slice, batch.repeated)).collect();
         let mut written = Vec::with_capacity(slices.len());
-        for (slice, (made, answers)) in slices.iter().zip(self.link.change(&writes, connections).await?) {
-            written.push(slice.made(&mut attempt, made, answers)?);
+        for (slice, (to_leave, answers)) in slices.iter().zip(self.link.change(&writes, connections).await?) {
+            slice.count(&mut attempt, answers)?;
+            written.push(to_leave);
             let newest = slice.drivers.iter().map(|folded| (folded.driver, folded.newest()));
             self.mirror.put_in(slice.bucket.hour(), newest);
         }
@@ -185,20 +173,11 @@ struct Write<'b> {
 }
 
 impl Change for Write<'_> {
-    type Made = Made;
-
-    fn key(&self) -> &[u8] {
-        &self.fixes
-    }
+    type Made = ToLeave;
 
     /// Every write of a driver touches its track.
     fn watched(&self) -> &[Bytes] {
         &self.tracks
-    }
-
-    /// What a track has must still be there when it gets the rest.
-    fn is_narrow(&self) -> bool {
-        self.is_repeated
     }
 
     fn look(&self, request: &mut Request) {
@@ -225,7 +204,7 @@ impl Change for Write<'_> {
         }
     }
 
-    fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Made, StoreError> {
+    fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<ToLeave, StoreError> {
         let mut seen = seen.into_iter();
         let mut next = || seen.next().ok_or_else(|| corrupt("a look was not answered"));
         let hour = self.bucket.hour();
@@ -304,8 +283,7 @@ impl Change for Write<'_> {
             self.expire(&self.changes, request);
         }
         request.add(&self.note);
-        let without_expiry = if is_expiring { Vec::new() } else { chunks.iter().map(Vec::len).collect() };
-        Ok(Made { to_leave, without_expiry })
+        Ok(to_leave)
     }
 }
 

@@ -3,11 +3,9 @@
 //! is looked at again. A change that is dropped is dropped for another that was made, so somebody always gets on; one
 //! that a crash or a lost connection breaks off is made whole or not at all.
 //!
-//! What is watched first is one key that all changes of the same key write, which costs nearly nothing; whoever was
-//! overtaken once watches what it rests on and nothing else, so that nobody is kept from writing by others' business.
-//! Changes of one key therefore go one at a time; those of several keys go over several lines. A server that is far away
-//! would be waited for most of the time: there, all changes watch no more than they rest on, and go over many lines. So
-//! do those anywhere that rest on more than what writes of the key can change.
+//! Nothing else is watched, so that nobody is kept from writing by others' business; and changes go over several lines at
+//! once, so that Redis works for one while another waits for an answer. A server that is far away would be waited for most of
+//! the time: to it there are many.
 //!
 //! A line carries one change after the other; the looks for the next go out with the writes of the one before. MULTI
 //! goes with the looks: were it refused after them, what follows would be carried out unwatched.
@@ -29,9 +27,9 @@ use super::node::Node;
 use super::{Link, PAUSES, ROUNDS, Route, nobody};
 use crate::store::StoreError;
 
-/// Lines to one server at once, each for changes of other keys: while one waits for an answer, Redis works for another.
+/// Lines to one server at once.
 const LINES: usize = 4;
-/// The same to one that is far away, for any changes.
+/// The same to one that is far away.
 pub(super) const LINES_AFAR: usize = 16;
 
 /// What is looked at, and what is then written. All in one slot.
@@ -39,37 +37,23 @@ pub(in crate::store::redis) trait Change: Sync {
     /// What is known of it once it is made.
     type Made: Send;
 
-    /// The key that it writes; its slot is that of all others.
-    fn key(&self) -> &[u8];
-
-    /// What it rests on, besides.
+    /// The keys that tell whether anything was written that it rests on.
     fn watched(&self) -> &[Bytes];
-
-    /// Whether what it rests on is to be watched from the first: what the key tells is not enough.
-    fn is_narrow(&self) -> bool;
 
     /// Asks what must be known.
     fn look(&self, request: &mut Request);
 
     /// Writes, given what the looks answered. What Redis answers to the last command is what [`Link::change`] gives beside
-    /// what this returns. Everything watched is written; of [`Change::key`], what it rests on.
+    /// what this returns. Everything watched is written.
     fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Self::Made, StoreError>;
 }
 
-/// A change whose turn it is.
-#[derive(Clone, Copy, Debug)]
-struct Turn {
-    at: usize,
-    /// What it rests on is watched, and nothing else.
-    is_narrow: bool,
-}
-
-/// The changes of one server that no line has taken yet, those of each key together.
+/// The changes of one server that no line has taken yet.
 #[derive(Debug)]
 struct Part {
     node: Arc<Node>,
     asking: bool,
-    queue: Mutex<VecDeque<VecDeque<Turn>>>,
+    queue: Mutex<VecDeque<usize>>,
 }
 
 /// What became of the changes that a line took.
@@ -110,7 +94,7 @@ impl Link {
                     made[at] = Some((done, answers));
                 }
                 for (at, failure) in outcomes.failed {
-                    match self.elsewhere(&part.node, Some(slot(changes[at].key())), &failure) {
+                    match self.elsewhere(&part.node, Some(slot_of(&changes[at])), &failure) {
                         Some((route, later)) if round < ROUNDS => {
                             is_later |= later;
                             open.push((at, route));
@@ -125,7 +109,7 @@ impl Link {
             }
             for part in &parts {
                 let left = std::mem::take(&mut *part.queue.lock());
-                open.extend(left.into_iter().flatten().map(|turn| (turn.at, part.route())));
+                open.extend(left.into_iter().map(|at| (at, part.route())));
             }
             if open.is_empty() {
                 break;
@@ -142,14 +126,14 @@ impl Link {
         made.into_iter().map(|made| made.ok_or_else(|| nobody().into())).collect()
     }
 
-    /// By server and key.
+    /// By server.
     fn parts<C: Change>(&self, open: Vec<(usize, Route)>, changes: &[C]) -> Result<Vec<Part>, StoreError> {
         let map = self.territory.map();
         let mut parts: Vec<Part> = Vec::new();
         for (at, route) in open {
-            let key = changes[at].key();
+            let slot = slot_of(&changes[at]);
             let (node, asking) = match route {
-                Route::Owner => (map.owner(slot(key)), false),
+                Route::Owner => (map.owner(slot), false),
                 Route::At(node) => (Some(node), false),
                 Route::Asking(node) => (Some(node), true),
             };
@@ -162,28 +146,20 @@ impl Link {
                 parts.push(Part { node, asking, queue: Mutex::default() });
                 parts.len() - 1
             });
-            let turn = Turn { at, is_narrow: parts[part].node.is_far() || changes[at].is_narrow() };
-            let queue = parts[part].queue.get_mut();
-            let is_its_key = |turns: &&mut VecDeque<Turn>| {
-                turns.front().is_some_and(|first| !first.is_narrow && changes[first.at].key() == key)
-            };
-            match queue.iter_mut().find(is_its_key) {
-                Some(turns) => turns.push_back(turn),
-                None => queue.push_back([turn].into()),
-            }
+            parts[part].queue.get_mut().push_back(at);
         }
         Ok(parts)
     }
 
-    /// Makes changes of a part, those of one key after the other, until there are none left or one fails.
+    /// Makes changes of a part, one after the other, until there are none left or one fails.
     async fn work<'a, C: Change>(&self, part: &'a Part, changes: &[C], connections: u64) -> (&'a Part, Outcomes<C>) {
         let mut outcomes = Outcomes { made: Vec::new(), failed: Vec::new(), left: Vec::new() };
         let (whose, begun) = (self.whose.load(), Instant::now());
-        let Some(turns) = part.first() else { return (part, outcomes) };
+        let Some(first) = part.next() else { return (part, outcomes) };
         let carried = match part.node.line(whose.as_deref(), self.is_cluster(), connections).await {
-            Ok(line) => part.carry(line, turns, changes, &mut outcomes).await,
+            Ok(line) => part.carry(line, first, changes, &mut outcomes).await,
             Err(failure) => {
-                outcomes.failed.extend(turns.into_iter().map(|turn| (turn.at, failure.clone())));
+                outcomes.failed.push((first, failure));
                 Err(begun)
             }
         };
@@ -200,46 +176,46 @@ impl Part {
         if self.asking { Route::Asking(self.node.clone()) } else { Route::Owner }
     }
 
-    /// The changes of a key that no line has taken.
-    fn first(&self) -> Option<VecDeque<Turn>> {
+    /// A change that no line has taken.
+    fn next(&self) -> Option<usize> {
         self.queue.lock().pop_front()
     }
 
-    /// Takes `turns` and what is in the queue over a line. It is given back if it can be used any more; else, when what
+    /// Takes `first` and what is in the queue over a line. It is given back if it can be used any more; else, when what
     /// failed was begun: with the line ends what was begun on it.
     async fn carry<C: Change>(
         &self,
         mut line: Line,
-        mut turns: VecDeque<Turn>,
+        first: usize,
         changes: &[C],
         outcomes: &mut Outcomes<C>,
     ) -> Result<Line, Instant> {
-        let mut seen: Option<(Turn, Vec<Reply>)> = None;
+        let (mut first, mut seen): (_, Option<(usize, Vec<Reply>)>) = (Some(first), None);
         let begun = loop {
             let begun = Instant::now();
             let mut request = Request::default();
             request.spells_out = line.is_new();
             let writing = match seen.take() {
                 None => None,
-                Some((turn, replies)) => match changes[turn.at].write(replies, &mut request) {
+                Some((at, replies)) => match changes[at].write(replies, &mut request) {
                     Ok(made) => {
                         request.command("EXEC", 0);
-                        Some((turn, made, request.commands()))
+                        Some((at, made, request.commands()))
                     }
                     Err(error) => {
-                        outcomes.failed.push((turn.at, error.into()));
+                        outcomes.failed.push((at, error.into()));
                         break begun;
                     }
                 },
             };
-            if turns.is_empty() {
-                turns = self.first().unwrap_or_default();
-            }
-            let looking = turns.pop_front();
-            if let Some(turn) = looking {
+            let looking = first.take().or_else(|| self.next());
+            if let Some(at) = looking {
                 request.asks = self.asking;
-                watch(&changes[turn.at], turn, &mut request);
-                changes[turn.at].look(&mut request);
+                request.command("WATCH", changes[at].watched().len());
+                for key in changes[at].watched() {
+                    request.arg(key);
+                }
+                changes[at].look(&mut request);
                 request.command("MULTI", 0);
             } else if writing.is_none() {
                 return Ok(line);
@@ -247,31 +223,31 @@ impl Part {
             let mut replies = match line.exchange(request).await {
                 Ok(replies) => replies,
                 Err(failure) => {
-                    let lost = writing.map(|(turn, ..)| turn).into_iter().chain(looking);
-                    outcomes.failed.extend(lost.map(|turn| (turn.at, failure.clone())));
+                    let lost = writing.map(|(at, ..)| at).into_iter().chain(looking);
+                    outcomes.failed.extend(lost.map(|at| (at, failure.clone())));
                     break begun;
                 }
             };
             let looked = replies.split_off(writing.as_ref().map_or(0, |(.., commands)| *commands));
             let mut has_failed = false;
-            if let Some((turn, made, _)) = writing {
+            if let Some((at, made, _)) = writing {
                 match executed(replies) {
                     Ok(Some(answers)) => {
                         line.has_executed();
-                        outcomes.made.push((turn.at, made, answers));
+                        outcomes.made.push((at, made, answers));
                     }
-                    Ok(None) => turns.push_back(Turn { is_narrow: true, ..turn }),
+                    Ok(None) => self.queue.lock().push_back(at),
                     Err(failure) => {
-                        outcomes.failed.push((turn.at, failure));
+                        outcomes.failed.push((at, failure));
                         has_failed = true;
                     }
                 }
             }
-            if let Some(turn) = looking {
+            if let Some(at) = looking {
                 match answers(looked, self.asking) {
-                    Ok(answers) => seen = Some((turn, answers)),
+                    Ok(answers) => seen = Some((at, answers)),
                     Err(failure) => {
-                        outcomes.failed.push((turn.at, failure));
+                        outcomes.failed.push((at, failure));
                         has_failed = true;
                     }
                 }
@@ -280,20 +256,14 @@ impl Part {
                 break begun;
             }
         };
-        outcomes.left.extend(seen.map(|(turn, _)| turn).into_iter().chain(turns).map(|turn| turn.at));
+        outcomes.left.extend(seen.map(|(at, _)| at));
         Err(begun)
     }
 }
 
-fn watch<C: Change>(change: &C, turn: Turn, request: &mut Request) {
-    if turn.is_narrow {
-        request.command("WATCH", change.watched().len());
-        for key in change.watched() {
-            request.arg(key);
-        }
-    } else {
-        request.command("WATCH", 1).arg(change.key());
-    }
+/// All that a change touches lies in one.
+fn slot_of<C: Change>(change: &C) -> u16 {
+    change.watched().first().map_or(0, |key| slot(key))
 }
 
 /// What the looks answered, without what stands for WATCH and for MULTI, and for ASKING before each.
