@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use geotrail::applier::FRESHNESS_BOUND;
 use serde_json::Value;
 
 use crate::harness::eventually;
@@ -24,7 +25,8 @@ fn drivers(of: &str, count: usize) -> Vec<Report> {
     (0..count).map(|number| at(&format!("{of}-{number:04}"), now_ms() - 60_000)).collect()
 }
 
-/// Whether answers call themselves complete; if one does, it has all of `expected`.
+/// Whether answers call themselves complete; if one does, it has all of `expected`, which was accepted longer than
+/// [`FRESHNESS_BOUND`] ago: out of memory, what another instance has just put in follows a moment later.
 async fn is_complete(service: &Http, expected: &[&[Report]]) -> bool {
     let of_redis = says_complete(service, ACTIVE, expected).await;
     says_complete(service, RECENT, expected).await && of_redis
@@ -89,6 +91,7 @@ async fn f38_an_instance_away_during_a_rebuild_is_named_until_it_is_back_or_dism
     let (one, other) = (serve(&home, &server).await, serve(&away, &server).await);
     one.report(&ours).await;
     other.report(&theirs).await;
+    tokio::time::sleep(FRESHNESS_BOUND).await;
     let both: [&[Report]; 2] = [&ours, &theirs];
     becomes_complete(&one, &both, "both are in").await;
     let id = own_id(&other).await;
@@ -158,6 +161,7 @@ async fn whoever_accepted_nothing_knows_of_a_loss_all_the_same() {
         writer.report(&hours_ago(hours).collect::<Vec<_>>()).await;
     }
     writer.report(&all).await;
+    tokio::time::sleep(FRESHNESS_BOUND).await;
     let id = own_id(&writer).await;
     for round in 0..3 {
         becomes_complete(&reader, &[&all], "all is in").await;
