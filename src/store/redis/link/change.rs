@@ -37,7 +37,7 @@ pub(in crate::store::redis) trait Change: Sync {
     /// What is known of it once it is made.
     type Made: Send;
 
-    /// The keys that tell whether anything was written that it rests on.
+    /// The keys that tell whether anything was written that it rests on; never none.
     fn watched(&self) -> &[Bytes];
 
     /// Asks what must be known.
@@ -263,7 +263,7 @@ impl Part {
 
 /// All that a change touches lies in one.
 fn slot_of<C: Change>(change: &C) -> u16 {
-    change.watched().first().map_or(0, |key| slot(key))
+    slot(&change.watched()[0])
 }
 
 /// What the looks answered, without what stands for WATCH and for MULTI, and for ASKING before each.
