@@ -91,8 +91,10 @@ async fn f38_an_instance_away_during_a_rebuild_is_named_until_it_is_back_or_dism
     let (one, other) = (serve(&home, &server).await, serve(&away, &server).await);
     one.report(&ours).await;
     other.report(&theirs).await;
-    tokio::time::sleep(FRESHNESS_BOUND).await;
     let both: [&[Report]; 2] = [&ours, &theirs];
+    // Redis has it now; what is in memory follows.
+    eventually("an answer of Redis", async || says_complete(&one, ACTIVE, &both).await.then_some(())).await;
+    tokio::time::sleep(FRESHNESS_BOUND).await;
     becomes_complete(&one, &both, "both are in").await;
     let id = own_id(&other).await;
     sees(&one, &id, "whole").await;
@@ -161,6 +163,7 @@ async fn whoever_accepted_nothing_knows_of_a_loss_all_the_same() {
         writer.report(&hours_ago(hours).collect::<Vec<_>>()).await;
     }
     writer.report(&all).await;
+    eventually("an answer of Redis", async || says_complete(&reader, ACTIVE, &[&all]).await.then_some(())).await;
     tokio::time::sleep(FRESHNESS_BOUND).await;
     let id = own_id(&writer).await;
     for round in 0..3 {
