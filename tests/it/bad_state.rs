@@ -13,6 +13,7 @@ use geotrail::model::{DriverId, Timestamp};
 use geotrail::query::{IndexState, Label, Queries, QueryError, Sight, Source, Sources};
 use geotrail::store::Store as _;
 use geotrail::store::embedded::{EmbeddedStore, Options as EmbeddedOptions};
+use geotrail::store::redis::LEASE;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -235,6 +236,8 @@ async fn q20_without_a_store_there_is_an_error_and_never_an_empty_list() {
     assert_eq!(service.get("/v1/drivers/cab").await.status, 200, "what was accepted meanwhile is there");
     assert_eq!(service.get("/v1/nearby?lat=10&lon=10").await.page().0, [], "now nobody is nobody");
     server.kill();
+    // What is in memory answers for so long.
+    tokio::time::sleep(LEASE).await;
     check("gone").await;
     service.stop().await;
 }

@@ -1,16 +1,12 @@
 //! Several stores on one journal: the first answers; where it cannot, another does, and says so.
 
-use std::time::Duration;
-
+use geotrail::store::redis::LEASE;
 use serde_json::Value;
 
 use crate::harness::eventually;
 use crate::harness::process::Process;
 use crate::harness::redis::RedisServer;
 use crate::harness::traffic::{Traffic, at, becomes_whole, now_ms, past, verify};
-
-/// For so long an instance may answer out of its memory when Redis is gone: `LEASE` in `store/redis/mirror.rs`.
-const LEASE: Duration = Duration::from_millis(250);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_store_answers_while_the_first_cannot_and_says_so() {

@@ -64,6 +64,7 @@ mod shard;
 mod track;
 
 pub use self::fleet::Fleet;
+pub use self::mirror::LEASE;
 
 /// How long a start waits for Redis: a connection within reach takes milliseconds.
 const SETTLE: Duration = Duration::from_secs(1);
