@@ -34,6 +34,28 @@ impl Measured {
         (self.observe)(operation, begun.elapsed());
         outcome
     }
+
+    /// What is answered out of memory counts as an operation of its own; what is not, the store is asked for.
+    fn recall<T>(&self, operation: &'static str, recall: impl FnOnce(&dyn Memory) -> Option<T>) -> Option<T> {
+        let begun = Instant::now();
+        let found = recall(self.inner.memory()?)?;
+        (self.observe)(operation, begun.elapsed());
+        Some(found)
+    }
+}
+
+impl Memory for Measured {
+    fn near(&self, query: &NearbyQuery, window: Window) -> Option<(Vec<Near>, bool)> {
+        self.recall("nearby_in_memory", |memory| memory.near(query, window))
+    }
+
+    fn page(&self, window: Window, after: Option<&DriverId>, limit: usize) -> Option<Page<Located>> {
+        self.recall("active_in_memory", |memory| memory.page(window, after, limit))
+    }
+
+    fn count(&self, window: Window) -> Option<u64> {
+        self.recall("active_count_in_memory", |memory| memory.count(window))
+    }
 }
 
 #[async_trait]
@@ -83,7 +105,7 @@ impl Store for Measured {
     }
 
     fn memory(&self) -> Option<&dyn Memory> {
-        self.inner.memory()
+        self.inner.memory().map(|_| self as &dyn Memory)
     }
 
     async fn latest(&self, driver: &DriverId, window: Window) -> Result<Option<Fix>, StoreError> {

@@ -43,6 +43,7 @@ mod sharding;
 mod sharding_instances;
 mod store_contract;
 mod tidy;
+mod tls;
 mod topology;
 mod topology_node;
 mod traces;

@@ -264,4 +264,11 @@ async fn an_answer_out_of_memory_takes_nothing_of_redis() {
         })
         .await;
     }
+    let metrics = String::from_utf8(service.get("/metrics").await.body).expect("text");
+    for operation in ["nearby_in_memory", "active_in_memory", "active_count_in_memory"] {
+        let counted =
+            format!(r#"geotrail_store_operation_duration_seconds_count{{operation="{operation}",store="redis"}} "#);
+        let count = metrics.lines().find_map(|line| line.strip_prefix(&counted)).expect("it is counted");
+        assert!(count.parse::<usize>().expect("a number") >= ASKED, "{operation}: {count}");
+    }
 }

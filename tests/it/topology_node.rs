@@ -1,28 +1,26 @@
-//! The way to one Redis server: names that look like messages, late replies, TLS, what a server may refuse, slow logs.
+//! The way to one Redis server: names that look like messages, late replies, what a server may refuse, slow logs.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use geotrail::model::{DriverId, Fix, Hour, Offset, Point, Position, Tags, Timestamp};
 use geotrail::store::redis::{Options, RedisStore};
 use geotrail::store::{Batch, NearbyQuery, Store, StoreError, When, Window};
-use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::harness::app::Service;
 use crate::harness::eventually;
-use crate::harness::redis::{PASSWORD, RedisServer, free_port, user};
+use crate::harness::redis::{PASSWORD, RedisServer, user};
 use crate::oracle::{Report, Seen};
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
     Timestamp::from_ms(since.as_millis() as i64)
 }
 
-fn options(url: String) -> Options {
+pub(crate) fn options(url: String) -> Options {
     Options {
         url,
         ca: None,
@@ -40,16 +38,16 @@ async fn connected(server: &RedisServer) -> RedisStore {
     store
 }
 
-fn place(number: i32) -> Position {
+pub(crate) fn place(number: i32) -> Position {
     Position::from_e7(525_000_000 + number, 134_000_000).expect("on the map")
 }
 
-fn point(driver: &str, ts: Timestamp, position: Position) -> Point {
+pub(crate) fn point(driver: &str, ts: Timestamp, position: Position) -> Point {
     let fix = Fix { ts, position, speed: None, heading: None, accuracy: None, tags: Tags::NONE };
     Point { driver: DriverId::new(driver).expect("a good id"), fix }
 }
 
-fn batch(points: &[Point]) -> Batch<'_> {
+pub(crate) fn batch(points: &[Point]) -> Batch<'_> {
     let forget_before = now().plus_ms(-48 * 3_600_000);
     Batch { points, start: Offset::START, end: Offset::new(1), forget_before, repeated: false }
 }
@@ -261,102 +259,4 @@ fn the_documented_user_may_do_what_the_store_does_and_no_more() {
         .map(|rule| rule.split('|').next().unwrap_or_default().to_owned())
         .collect();
     assert_eq!(allowed, used, "left: `docs/redis-keys.md`; right: the sources");
-}
-
-/// Certificates made for one test.
-struct Authority(TempDir);
-
-impl Authority {
-    fn new() -> Self {
-        let authority = Self(TempDir::new().expect("a directory"));
-        for name in ["ca", "stranger"] {
-            authority
-                .openssl(&format!("req -x509 {KEY} -keyout {name}.key -out {name}.pem -days 2 -subj /CN={name}"));
-        }
-        authority
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// A certificate of `issuer` for `localhost`, good from now on for so many days.
-    fn issue(&self, name: &str, issuer: &str, days: i32) {
-        std::fs::write(self.file("extensions"), "subjectAltName=DNS:localhost").expect("a file");
-        self.openssl(&format!("req {KEY} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
-        self.openssl(&format!(
-            "x509 -req -in {name}.csr -CA {issuer}.pem -CAkey {issuer}.key -CAcreateserial -out {name}.pem -days {days} \
-             -extfile extensions"
-        ));
-    }
-
-    fn openssl(&self, arguments: &str) {
-        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(self.0.path()).output();
-        let output = output.expect("openssl is installed");
-        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    fn server(&self, name: &str) -> (RedisServer, u16) {
-        let port = free_port();
-        let path = |path: PathBuf| path.display().to_string();
-        let (certificate, key) = (path(self.file(&format!("{name}.pem"))), path(self.file(&format!("{name}.key"))));
-        let server = RedisServer::start_with(&[
-            "--tls-port",
-            &port.to_string(),
-            "--tls-cert-file",
-            &certificate,
-            "--tls-key-file",
-            &key,
-            "--tls-ca-cert-file",
-            &path(self.file("ca.pem")),
-            "--tls-auth-clients",
-            "no",
-        ]);
-        (server, port)
-    }
-}
-
-const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-
-async fn over_tls(host: &str, port: u16, ca: Option<&Path>) -> Result<(), StoreError> {
-    let url = format!("rediss://geotrail:{PASSWORD}@{host}:{port}");
-    let store = RedisStore::connect(Options { ca: ca.map(Path::to_owned), ..options(url) }).await?;
-    store.ping().await?;
-    let point = point("driver-1", now(), place(0));
-    store.apply(batch(std::slice::from_ref(&point))).await.map(|_| ())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tls_is_for_servers_that_can_show_who_they_are() {
-    let help = Command::new("redis-cli").arg("--help").output().expect("redis-cli is installed");
-    if !String::from_utf8_lossy(&[help.stdout, help.stderr].concat()).contains("--tls") {
-        eprintln!("SKIPPED: this Redis has no TLS");
-        return;
-    }
-    let authority = tokio::task::block_in_place(Authority::new);
-    let ca = authority.file("ca.pem");
-    let serve = |name: &str, issuer: &str, days| {
-        tokio::task::block_in_place(|| {
-            authority.issue(name, issuer, days);
-            authority.server(name)
-        })
-    };
-    let (_good, port) = serve("good", "ca", 2);
-    over_tls("localhost", port, Some(&ca)).await.expect("it shows who it is");
-    let refused = async |host, port, ca: Option<&Path>| match over_tls(host, port, ca).await {
-        Err(StoreError::Unavailable(why)) => assert!(why.contains("Certificate"), "{why}"),
-        other => panic!("{other:?}"),
-    };
-    refused("127.0.0.1", port, Some(&ca)).await;
-    refused("localhost", port, None).await;
-    refused("localhost", port, Some(&authority.file("stranger.pem"))).await;
-    let (_expired, port) = serve("expired", "ca", -1);
-    refused("localhost", port, Some(&ca)).await;
-    let (_strange, port) = serve("strange", "stranger", 2);
-    refused("localhost", port, Some(&ca)).await;
-
-    for unusable in ["no-such-file.pem", "good.key"] {
-        let outcome = over_tls("localhost", port, Some(&authority.file(unusable))).await;
-        assert!(matches!(outcome, Err(StoreError::Refused(_))), "{unusable}: {outcome:?}");
-    }
 }

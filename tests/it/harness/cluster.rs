@@ -10,40 +10,54 @@ const SHARES: [(u16, u16); 3] = [(0, 5_461), (5_461, 10_923), (10_923, 16_384)];
 /// Running servers that know each other: first the primaries, then their replicas in the same order.
 pub(crate) struct Cluster {
     pub(crate) servers: Vec<RedisServer>,
+    /// Where they speak TLS; none: they do not.
+    tls_ports: Vec<u16>,
 }
 
 impl Cluster {
     /// Three primaries, and as many replicas if `replicated`; waits until all is well.
     pub(crate) fn start(replicated: bool) -> Self {
-        let count = if replicated { 6 } else { 3 };
+        Self::start_with(if replicated { 6 } else { 3 }, &[], false)
+    }
+
+    /// Three primaries that are started with more arguments, and speak TLS, with each other too.
+    pub(crate) fn start_over_tls(extra: &[String]) -> Self {
+        Self::start_with(3, extra, true)
+    }
+
+    fn start_with(count: usize, extra: &[String], is_tls: bool) -> Self {
         let ports: Vec<String> = (0..count).map(|_| free_port().to_string()).collect();
-        let servers: Vec<RedisServer> = ports
-            .iter()
-            .map(|bus| {
-                RedisServer::start_with(&[
-                    "--cluster-enabled",
-                    "yes",
-                    "--cluster-port",
-                    bus,
-                    "--cluster-node-timeout",
-                    "1000",
-                    "--cluster-require-full-coverage",
-                    "no",
-                    "--repl-diskless-sync-delay",
-                    "0",
-                ])
-            })
-            .collect();
+        let tls_ports: Vec<u16> = if is_tls { ports.iter().map(|_| free_port()).collect() } else { Vec::new() };
+        let start = |(at, bus): (usize, &String)| {
+            let tls_port = tls_ports.get(at).map(ToString::to_string);
+            let mut arguments = vec![
+                "--cluster-enabled",
+                "yes",
+                "--cluster-port",
+                bus,
+                "--cluster-node-timeout",
+                "1000",
+                "--cluster-require-full-coverage",
+                "no",
+                "--repl-diskless-sync-delay",
+                "0",
+            ];
+            arguments.extend(extra.iter().map(String::as_str));
+            arguments.extend(tls_port.iter().flat_map(|port| ["--tls-port", port]));
+            RedisServer::start_with(&arguments)
+        };
+        let servers: Vec<RedisServer> = ports.iter().enumerate().map(start).collect();
         for (server, (first, end)) in servers.iter().zip(SHARES) {
             server.cli(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &(end - 1).to_string()]);
         }
         for (at, server) in servers.iter().enumerate() {
             server.cli(&["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]);
         }
-        for (server, bus) in servers.iter().zip(&ports).skip(1) {
-            servers[0].cli(&["CLUSTER", "MEET", "127.0.0.1", &server.port().to_string(), bus]);
+        for (at, bus) in ports.iter().enumerate().skip(1) {
+            let port = tls_ports.get(at).copied().unwrap_or_else(|| servers[at].port());
+            servers[0].cli(&["CLUSTER", "MEET", "127.0.0.1", &port.to_string(), bus]);
         }
-        let cluster = Self { servers };
+        let cluster = Self { servers, tls_ports };
         let all_say =
             |what: &str| cluster.servers.iter().all(|server| server.cli(&["CLUSTER", "INFO"]).contains(what));
         eventually("all know each other", || all_say(&format!("cluster_known_nodes:{count}")));
@@ -61,7 +75,10 @@ impl Cluster {
 
     /// As `--store` takes it; one server is enough to find the others, as long as it lives.
     pub(crate) fn url(&self) -> String {
-        format!("redis-cluster://geotrail:{PASSWORD}@{}", self.servers[2].address())
+        match self.tls_ports.get(2) {
+            Some(port) => format!("rediss-cluster://geotrail:{PASSWORD}@127.0.0.1:{port}"),
+            None => format!("redis-cluster://geotrail:{PASSWORD}@{}", self.servers[2].address()),
+        }
     }
 
     /// The same, with all primaries.

@@ -58,13 +58,24 @@ pub(crate) struct Sentinel {
 impl Sentinel {
     /// Watches a primary under the name `fleet`, of which two sentinels must think the worst before they act.
     pub(crate) fn start(primary: &RedisServer) -> Self {
-        let (port, dir) = (free_port(), TempDir::new().expect("a directory"));
+        Self::start_with(primary.port, free_port(), "")
+    }
+
+    /// Watches a primary that speaks TLS at `primary`, and speaks it itself, at `tls_port`, as its configuration says.
+    pub(crate) fn start_over_tls(primary: u16, tls_port: u16, configuration: &str) -> Self {
+        let lines = format!("{configuration}tls-port {tls_port}\ntls-replication yes\n");
+        let mut sentinel = Self::start_with(primary, free_port(), &lines);
+        sentinel.port = tls_port;
+        sentinel
+    }
+
+    fn start_with(primary: u16, port: u16, more: &str) -> Self {
+        let dir = TempDir::new().expect("a directory");
         let config = dir.path().join("sentinel.conf");
         let lines = format!(
-            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor fleet 127.0.0.1 {} 2\n\
+            "port {port}\nbind 127.0.0.1\ndir {}\n{more}sentinel monitor fleet 127.0.0.1 {primary} 2\n\
              sentinel down-after-milliseconds fleet 1000\nsentinel failover-timeout fleet 3000\n",
             dir.path().display(),
-            primary.port
         );
         std::fs::write(&config, lines).expect("a file");
         let child = Command::new("redis-server")

@@ -2,7 +2,8 @@
 
 use std::f64::consts::TAU;
 
-use geotrail::model::{DriverId, Point, Position, Timestamp};
+use geotrail::model::{DriverId, Point, Position};
+use geotrail::store::Window;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -19,6 +20,7 @@ pub(super) struct Fleet {
     /// Metres east and north of the middle.
     places: Vec<(f64, f64)>,
     reported: usize,
+    window: Window,
 }
 
 impl Fleet {
@@ -36,12 +38,13 @@ impl Fleet {
             (away_m.mul_add(angle.cos(), east), away_m.mul_add(angle.sin(), north))
         };
         let places = (0..drivers).map(place).collect();
-        Self { rng, places, reported: 0 }
+        let window = Window { since: now().hour().previous().start(), until: now().plus_ms(120_000) };
+        Self { rng, places, reported: 0, window }
     }
 
     /// Where everybody is next, at a moment of an hour that is over.
     pub(super) fn report(&mut self) -> Vec<Point> {
-        let begun = hour_start().plus_ms(600_000 + 5_000 * self.reported as i64);
+        let begun = self.window.since.plus_ms(600_000 + 5_000 * self.reported as i64);
         self.reported += 1;
         let mut points = Vec::with_capacity(self.places.len());
         for (number, place) in self.places.iter_mut().enumerate() {
@@ -55,6 +58,11 @@ impl Fleet {
         points
     }
 
+    /// From the beginning of that hour until the fleet came to be; what goes on may last longer than an hour.
+    pub(super) const fn window(&self) -> Window {
+        self.window
+    }
+
     /// Somewhere a customer may be: where a driver is.
     pub(super) fn somewhere(&mut self) -> Position {
         let at = self.rng.random_range(0..self.places.len());
@@ -65,8 +73,4 @@ impl Fleet {
 fn position((east_m, north_m): (f64, f64)) -> Position {
     let lon = LON + east_m / (M_PER_DEG * LAT.to_radians().cos());
     Position::new(LAT + north_m / M_PER_DEG, lon).expect("in the city")
-}
-
-pub(super) fn hour_start() -> Timestamp {
-    now().hour().previous().start()
 }

@@ -20,11 +20,11 @@ use geotrail::store::{NearbyQuery, Store, When, Window};
 use tempfile::TempDir;
 
 use self::bare::Bare;
-use self::fleet::{Fleet, hour_start};
+use self::fleet::Fleet;
 use crate::harness::eventually;
 use crate::harness::process::Process;
 use crate::harness::redis::RedisServer;
-use crate::redis_store::{batch, now, options, works_again};
+use crate::redis_store::{batch, options, works_again};
 
 /// Points in one batch, as an applier reads them.
 const BATCH: usize = 4_000;
@@ -218,7 +218,7 @@ async fn ours(drivers: usize, resolution: Option<u8>, queries: usize) -> Row {
     let written = server.written(drivers * ROUNDS, begun, full);
 
     server.begin();
-    let window = Window { since: hour_start(), until: now().plus_ms(120_000) };
+    let window = fleet.window();
     let mut nearby_ms = Vec::new();
     // The first questions find out where drivers stand close.
     for radius_m in RADII_M {
@@ -266,7 +266,7 @@ async fn in_memory(drivers: usize, resolution: Option<u8>, queries: usize, rest_
     for (number, slice) in fleet.report().chunks(BATCH).enumerate() {
         writer.apply(batch(slice, number as u64 + 1)).await.expect("Redis is there");
     }
-    let window = Window { since: hour_start(), until: now().plus_ms(120_000) };
+    let window = fleet.window();
     let memory = reader.memory().expect("it has one");
     server.begin();
     let begun = Instant::now();
