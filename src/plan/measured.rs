@@ -34,13 +34,13 @@ pub const SHARE: Figure = figure(0.5, "of the most is planned with", ASSUMED);
 /// of three fleets.
 pub const EMBEDDED_POINT: Figure = figure(4.2, "us of the service a point in batches of 1,000, embedded store", HTTP);
 
-/// Processor time of the service for writing to Redis, whole hours, 100,000 drivers; of the build for tests, which is
-/// slower than that for release. HTTP and journal come on top: [`EMBEDDED_POINT`] stands for them.
+/// Processor time of the service for writing to Redis, whole hours, the dearest of three fleets; of the build for tests, which
+/// is slower than that for release. HTTP and journal come on top: [`EMBEDDED_POINT`] stands for them.
 pub const REDIS_CLIENT_POINT: Figure = figure(5.1, "us of the service a point written to Redis, whole hours", SCALE);
 
 /// The same where hours are spread over cells of resolution 5.
 pub const REDIS_CLIENT_POINT_SHARDED: Figure =
-    figure(12.9, "us of the service a point written to Redis, hours by cells of resolution 5", SCALE);
+    figure(13.2, "us of the service a point written to Redis, hours by cells of resolution 5", SCALE);
 
 /// What a request costs the service that brings one point, over what the same point costs in a batch included.
 pub const SINGLE: Figure = figure(86.0, "us of the service a request of one point, 100,000 drivers", HTTP);
@@ -65,11 +65,11 @@ pub const EMBEDDED_POINT_DISK: Figure = figure(11.5, "bytes of the embedded stor
 /// From the journal, with the index deleted.
 pub const EMBEDDED_REBUILD: Figure = figure(3_000_000.0, "points/s put into an embedded store again", README);
 
-/// Processor time of Redis a point, whole hours, 100,000 drivers.
-pub const REDIS_POINT: Figure = figure(10.9, "us of Redis a point, whole hours", SCALE);
+/// Processor time of Redis a point, whole hours, 1,000,000 drivers.
+pub const REDIS_POINT: Figure = figure(20.1, "us of Redis a point, whole hours", SCALE);
 
 /// The same where hours are spread over cells of resolution 5.
-pub const REDIS_POINT_SHARDED: Figure = figure(17.2, "us of Redis a point, hours by cells of resolution 5", SCALE);
+pub const REDIS_POINT_SHARDED: Figure = figure(24.0, "us of Redis a point, hours by cells of resolution 5", SCALE);
 
 /// Memory of Redis for a driver that reports in an hour, its first point included; whole hours, 100,000 drivers.
 pub const REDIS_DRIVER_HOUR: Figure = figure(566.0, "bytes of Redis a driver and hour, whole hours", SCALE);

@@ -54,8 +54,8 @@ pub enum Senseless {
     /// Nothing to plan for.
     #[error("--drivers: a fleet has at least one driver")]
     NoDrivers,
-    /// Beyond what straight lines from 100,000 measured drivers can say.
-    #[error("--drivers: at most 10,000,000; beyond a hundred times what was measured a plan would be a guess")]
+    /// Beyond what straight lines from a million measured drivers can say.
+    #[error("--drivers: at most 10,000,000; beyond ten times what was measured a plan would be a guess")]
     TooManyDrivers,
     /// Without a pause, or hardly any.
     #[error("--interval: at least 100ms; no phone knows where it is more often")]

@@ -11,10 +11,8 @@ use super::measured::{
 };
 use super::{Kind, Limit, Plan, RedisPlan};
 
-/// Fleets with Redis as the store were not measured beyond this.
-const MEASURED_WITH_REDIS: u64 = 100_000;
-/// Nor those with the embedded store beyond this.
-const MEASURED_EMBEDDED: u64 = 1_000_000;
+/// Larger fleets were not measured.
+const MEASURED: u64 = 1_000_000;
 
 /// A line: what is needed, how much, and what to know about it.
 struct Row {
@@ -118,11 +116,10 @@ impl Plan {
     fn warnings(&self) -> Vec<String> {
         let (drivers, store) = (self.demand.drivers, self.demand.store);
         let mut warnings = Vec::new();
-        let measured = if store == Kind::Redis { MEASURED_WITH_REDIS } else { MEASURED_EMBEDDED };
-        if drivers > measured {
+        if drivers > MEASURED {
             warnings.push(format!(
-                "not measured beyond {} drivers in this store: the rest is a straight line",
-                grouped(measured as f64)
+                "not measured beyond {} drivers: the rest is a straight line",
+                grouped(MEASURED as f64)
             ));
         }
         if store == Kind::Embedded && self.instances > 1 {

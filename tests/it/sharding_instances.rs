@@ -15,7 +15,10 @@ use crate::redis_losses::nothing_is_missing;
 use crate::redis_store::{assert_holds, assert_public_keys, batch, connected, id, now, point};
 use crate::sharding::{assert_sharded_keys, resolution, sharded};
 
-const CASES: u64 = 50;
+/// So many ways to bring points, each from a seed of its own: 50, or what `SEEDS` says in the environment.
+fn seeds() -> u64 {
+    std::env::var("SEEDS").map_or(50, |seeds| seeds.parse().expect("SEEDS is a number"))
+}
 
 /// A few drivers who cross the borders of cells all the time, with ties.
 fn fleet(rng: &mut StdRng) -> Vec<Point> {
@@ -61,7 +64,8 @@ async fn feed(store: &RedisStore, points: &[Point], mut rng: StdRng) {
 }
 
 async fn any_way_to_bring_them_leaves_the_fold(server: &RedisServer, stores: &[RedisStore], cells: Option<u8>) {
-    for seed in 0..CASES {
+    for seed in 0..seeds() {
+        eprintln!("seed {seed}");
         server.cli(&["FLUSHALL"]);
         let mut rng = StdRng::seed_from_u64(seed);
         let points = fleet(&mut rng);
