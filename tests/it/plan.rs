@@ -35,12 +35,14 @@ fn a_million_drivers_in_redis_are_planned_for() {
     // 250,000 a second over half of 393,835.
     assert!(line("instances").starts_with("instances 2 "), "{}", line("instances"));
     // 43.2e9 × 12 bytes, and 1e6 × 49 h × 754; at 48 GiB each.
-    assert!(line("Redis primaries").starts_with("Redis primaries 12 memory wants 11, CPU 12, --shard-resolution 5 ["));
+    assert!(
+        line("Redis primaries").starts_with("Redis primaries 12 memory wants 11, CPU 12, --shard-resolution 5 [")
+    );
     assert!(line("Redis memory").starts_with("Redis memory 517.2 GiB"), "{}", line("Redis memory"));
     assert!(line("Redis CPU").starts_with("Redis CPU 6.00 cores"), "{}", line("Redis CPU"));
     assert!(line("disk ").starts_with("disk 857.0 GiB 428.5 GiB an instance"), "{}", line("disk "));
     assert!(line("network in").starts_with("network in 27."), "{}", line("network in"));
-    assert!(lines.iter().any(|line| line.contains("breaks first: processor of one Redis primary")), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.contains("breaks first: memory of one Redis primary")), "{lines:#?}");
 
     let sources: Vec<&String> = lines.iter().skip_while(|line| *line != "sources").skip(1).collect();
     assert!(sources.len() > 10, "{lines:#?}");
@@ -60,7 +62,11 @@ fn an_embedded_fleet_is_told_when_one_instance_is_not_enough() {
     assert!(!small.iter().any(|line| line.contains("Redis primaries") || line.starts_with("note:")), "{small:#?}");
     let large = lines(&["--drivers", "2.5M", "--store", "embedded"]);
     assert!(large.iter().any(|line| line.contains("answers for its own drivers alone; for one answer over all")));
-    assert!(large.iter().any(|line| line.starts_with("note: not measured beyond 1,000,000 drivers: the rest is a straight")));
+    assert!(
+        large
+            .iter()
+            .any(|line| line.starts_with("note: not measured beyond 1,000,000 drivers: the rest is a straight"))
+    );
 }
 
 #[test]
