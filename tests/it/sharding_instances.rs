@@ -15,9 +15,9 @@ use crate::redis_losses::nothing_is_missing;
 use crate::redis_store::{assert_holds, assert_public_keys, batch, connected, id, now, point};
 use crate::sharding::{assert_sharded_keys, resolution, sharded};
 
-/// So many ways to bring points, each from a seed of its own: 50, or what `SEEDS` says in the environment.
+/// So many ways to bring points, each from a seed of its own: 100, or what `SEEDS` says in the environment.
 fn seeds() -> u64 {
-    std::env::var("SEEDS").map_or(50, |seeds| seeds.parse().expect("SEEDS is a number"))
+    std::env::var("SEEDS").map_or(100, |seeds| seeds.parse().expect("SEEDS is a number"))
 }
 
 /// A few drivers who cross the borders of cells all the time, with ties.
