@@ -63,7 +63,7 @@ pub const JOURNAL_POINT: Figure = figure(21.3, "bytes of the journal a point", R
 pub const EMBEDDED_POINT_DISK: Figure = figure(11.5, "bytes of the embedded store on disk a point", README);
 
 /// From the journal, with the index deleted.
-pub const EMBEDDED_REBUILD: Figure = figure(3_000_000.0, "points/s put into an embedded store again", README);
+pub const EMBEDDED_REBUILD: Figure = figure(2_900_000.0, "points/s put into an embedded store again", README);
 
 /// Processor time of Redis a point, whole hours, 1,000,000 drivers.
 pub const REDIS_POINT: Figure = figure(20.1, "us of Redis a point, whole hours", SCALE);

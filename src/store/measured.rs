@@ -1,4 +1,4 @@
-//! A store that tells how long each of its operations took, and goes by the name it is given: two stores of one kind
+//! A store that tells how long each of its operations took, answers out of its memory among them, and goes by the name it is given: two stores of one kind
 //! are told apart in metrics and checkpoints.
 
 use std::sync::Arc;

@@ -30,7 +30,7 @@ use crate::store::{Attendance, Located, Memory, Near, NearbyQuery, Page, Standin
 
 /// How often it reads what is new.
 const EVERY: Duration = Duration::from_millis(100);
-/// For so long after a reading it answers, whatever has become of Redis since.
+/// For so long after Redis was last read, an instance answers out of its memory, whatever has become of Redis since.
 pub const LEASE: Duration = Duration::from_millis(250);
 /// It is given up when nobody asked for so long.
 const IDLE: Duration = Duration::from_mins(10);

@@ -450,7 +450,7 @@ async fn what_it_costs_end_to_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_measurement_runs() {
-    let sharded = [None, Some(7)];
-    table(&[300], &sharded, 5, 1).await;
-    all_end_to_end(&[300], &sharded).await;
+    let hours = [None, Some(7)];
+    table(&[300], &hours, 5, 1).await;
+    all_end_to_end(&[300], &hours).await;
 }
