@@ -1,18 +1,19 @@
 //! What has arrived since the last write to disk: per hour one growing log of fixes, each pointing back to the one
-//! of the same driver before it. 16 to 20 bytes a point; nothing is reserved per driver but 16 bytes an hour.
+//! of the same driver before it. 16 to 20 bytes a point, and 12 for each driver of an hour: numbers are dense, so where the
+//! last of a driver is stands at its place in a page, and nothing need be hashed.
 //!
 //! Never here: files, order by time, deduplication (whoever reads settles that).
 
 use std::collections::BTreeMap;
 
-use foldhash::fast::RandomState;
-use hashbrown::HashMap;
-
 use crate::model::{Fix, Hour, Timestamp};
 use crate::store::track_codec;
 
 const NONE: u32 = u32::MAX;
-const ENTRY_BYTES: usize = 24;
+/// Entries in a page: so few that a late report of one driver in an hour that nobody else is in costs little.
+const PAGE: usize = 32;
+/// With its place among the pages.
+const PAGE_BYTES: usize = size_of::<[Entry; PAGE]>() + size_of::<Option<Box<[Entry; PAGE]>>>();
 
 /// Fixes by hour and driver number.
 #[derive(Debug, Default)]
@@ -24,10 +25,16 @@ pub(super) struct Memtable {
 #[derive(Debug, Default)]
 struct HourLog {
     log: Vec<u8>,
-    drivers: HashMap<u32, Entry, RandomState>,
+    /// By driver number.
+    pages: Vec<Option<Box<[Entry; PAGE]>>>,
+    /// How many drivers are in it.
+    drivers: usize,
+    /// How many pages there are.
+    taken: usize,
 }
 
-#[derive(Debug)]
+/// Where a driver's fixes are in the log; `tail` is [`NONE`] if nowhere.
+#[derive(Clone, Copy, Debug)]
 struct Entry {
     tail: u32,
     last: u32,
@@ -38,9 +45,9 @@ impl Memtable {
     pub(super) fn push(&mut self, number: u32, fix: &Fix) {
         let hour = fix.ts.hour();
         let log = self.hours.entry(hour).or_default();
-        let before = (log.log.len(), log.drivers.len());
+        let before = log.bytes();
         log.push(hour, number, fix);
-        self.bytes += log.log.len() - before.0 + (log.drivers.len() - before.1) * ENTRY_BYTES;
+        self.bytes += log.bytes() - before;
     }
 
     /// Roughly what it takes.
@@ -54,16 +61,13 @@ impl Memtable {
 
     /// The numbers in an hour, in order.
     pub(super) fn numbers(&self, hour: Hour) -> Vec<u32> {
-        let mut numbers: Vec<u32> =
-            self.hours.get(&hour).into_iter().flat_map(|log| log.drivers.keys().copied()).collect();
-        numbers.sort_unstable();
-        numbers
+        self.hours.get(&hour).into_iter().flat_map(HourLog::numbers).collect()
     }
 
     /// A driver's fixes in an hour, latest arrival first.
     pub(super) fn fixes(&self, hour: Hour, number: u32) -> Vec<Fix> {
         let Some(log) = self.hours.get(&hour) else { return Vec::new() };
-        let mut at = log.drivers.get(&number).map_or(NONE, |entry| entry.tail);
+        let mut at = log.entry(number).map_or(NONE, |entry| entry.tail);
         let mut fixes = Vec::new();
         while at != NONE {
             fixes.push(log.fix(hour, at));
@@ -75,21 +79,19 @@ impl Memtable {
     /// A driver's last fix in an hour.
     pub(super) fn last(&self, hour: Hour, number: u32) -> Option<Fix> {
         let log = self.hours.get(&hour)?;
-        log.drivers.get(&number).map(|entry| log.fix(hour, entry.last))
+        log.entry(number).map(|entry| log.fix(hour, entry.last))
     }
 
     /// Forgets a driver. What it left in the logs goes with them, unread.
     pub(super) fn erase(&mut self, number: u32) {
         for log in self.hours.values_mut() {
-            if log.drivers.remove(&number).is_some() {
-                self.bytes -= ENTRY_BYTES;
+            if let Some(entry) = log.entry_mut(number) {
+                entry.tail = NONE;
+                log.drivers -= 1;
             }
         }
-        let emptied: Vec<Hour> =
-            self.hours.iter().filter(|(_, log)| log.drivers.is_empty()).map(|(hour, _)| *hour).collect();
-        for hour in emptied {
-            self.bytes -= self.hours.remove(&hour).map_or(0, |log| log.log.len());
-        }
+        self.hours.retain(|_, log| log.drivers > 0);
+        self.bytes = self.hours.values().map(HourLog::bytes).sum();
     }
 
     /// Forgets hours that ended before `cutoff`.
@@ -97,8 +99,7 @@ impl Memtable {
         while let Some(first) = self.hours.first_entry()
             && first.key().end() <= cutoff
         {
-            let log = first.remove();
-            self.bytes -= log.log.len() + log.drivers.len() * ENTRY_BYTES;
+            self.bytes -= first.remove().bytes();
         }
     }
 }
@@ -107,16 +108,52 @@ impl HourLog {
     fn push(&mut self, hour: Hour, number: u32, fix: &Fix) {
         let at = u32::try_from(self.log.len()).expect("a memtable is written out long before 4 GiB");
         let ms = fix.ts.ms_since(hour.start()) as u32;
-        let last = self.drivers.get(&number).map(|entry| (entry.last, entry.last_ms));
-        let is_last =
-            last.is_none_or(|(last, last_ms)| ms > last_ms || ms == last_ms && fix.supersedes(&self.fix(hour, last)));
-        let entry = self.drivers.entry(number).or_insert(Entry { tail: NONE, last: at, last_ms: ms });
-        self.log.extend_from_slice(&entry.tail.to_le_bytes());
+        let known = self.entry(number).copied();
+        let is_last = known.is_none_or(|Entry { last, last_ms, .. }| {
+            ms > last_ms || ms == last_ms && fix.supersedes(&self.fix(hour, last))
+        });
+        let tail = known.map_or(NONE, |entry| entry.tail);
+        self.log.extend_from_slice(&tail.to_le_bytes());
         track_codec::encode_chunk(hour, std::slice::from_ref(fix), &mut self.log);
-        entry.tail = at;
-        if is_last {
-            (entry.last, entry.last_ms) = (at, ms);
+        let (last, last_ms) =
+            known.filter(|_| !is_last).map_or((at, ms), |Entry { last, last_ms, .. }| (last, last_ms));
+        *self.place(number) = Entry { tail: at, last, last_ms };
+        self.drivers += usize::from(known.is_none());
+    }
+
+    /// Roughly what it takes.
+    const fn bytes(&self) -> usize {
+        self.log.len() + self.taken * PAGE_BYTES
+    }
+
+    fn entry(&self, number: u32) -> Option<&Entry> {
+        let page = self.pages.get(number as usize / PAGE)?.as_ref()?;
+        Some(&page[number as usize % PAGE]).filter(|entry| entry.tail != NONE)
+    }
+
+    fn entry_mut(&mut self, number: u32) -> Option<&mut Entry> {
+        let page = self.pages.get_mut(number as usize / PAGE)?.as_mut()?;
+        Some(&mut page[number as usize % PAGE]).filter(|entry| entry.tail != NONE)
+    }
+
+    /// Where the entry of a driver belongs, whether it is there or not.
+    fn place(&mut self, number: u32) -> &mut Entry {
+        let page = number as usize / PAGE;
+        if page >= self.pages.len() {
+            self.pages.resize_with(page + 1, || None);
         }
+        let page = self.pages[page].get_or_insert_with(|| {
+            self.taken += 1;
+            Box::new([Entry { tail: NONE, last: NONE, last_ms: 0 }; PAGE])
+        });
+        &mut page[number as usize % PAGE]
+    }
+
+    /// In order.
+    fn numbers(&self) -> impl Iterator<Item = u32> {
+        let pages = (0..).step_by(PAGE).zip(&self.pages).filter_map(|(first, page)| Some((first, page.as_ref()?)));
+        let entries = pages.flat_map(|(first, page)| (first..).zip(page.iter()));
+        entries.filter(|(_, entry)| entry.tail != NONE).map(|(number, _)| number)
     }
 
     fn previous(&self, at: u32) -> u32 {

@@ -3,7 +3,8 @@
 //! The rosters are sorted by id, and ids neither move nor leave while an hour is kept. So the last id is all a reader
 //! must remember, and moving drivers, late points and a new hour cost it nothing; cursors of SSCAN would be bound to
 //! one server and repeat, ranks in `positions` shift with every move. Where several hours count, or an
-//! hour has several rosters, they are merged, and of a driver who is on several the newest fix holds.
+//! hour has several rosters, they are merged, and of a driver who is on several the newest fix holds. First the ids are
+//! read, then the fixes of those that the page has: a driver who leaves in between is left out.
 //!
 //! Never here: who wants the listing, what a cursor looks like outside.
 
@@ -13,22 +14,17 @@ use futures_util::future;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::Index;
-use super::link::{Command, Reply};
+use super::link::Command;
 use super::newest::{driver, fix, id};
 use super::outage::Lacks;
 use super::shard::Shard;
 use crate::model::{DriverId, Fix, Hour};
 use crate::store::{Located, Page, StoreError, Window};
 
-/// The text of the script that reads a page of a roster with the fixes.
-pub(super) const LIST: &str = include_str!("list.lua");
-
-/// Ids in one ZRANGE.
-const IDS_PER_COMMAND: usize = 250;
-/// Drivers in one call of `list.lua`, which does more for each.
-const DRIVERS_PER_CALL: usize = 200;
-/// Drivers counted at once. With the one that tells of more, five full calls.
-const COUNTED_AT_ONCE: usize = 5 * DRIVERS_PER_CALL - 1;
+/// Drivers in one command.
+const DRIVERS_PER_COMMAND: usize = 250;
+/// Drivers counted at once. With the one that tells of more, four full commands.
+const COUNTED_AT_ONCE: usize = 4 * DRIVERS_PER_COMMAND - 1;
 /// Buckets counted side by side.
 const BUCKETS_AT_ONCE: usize = 8;
 /// Rosters asked in one pipeline.
@@ -144,7 +140,7 @@ impl Index {
             let wanted = limit + 1 - items.len();
             // Of many, each is asked for its share and some more, for chance spreads them unevenly.
             let share = if spread == 1 { wanted } else { wanted.div_ceil(spread) * 3 / 2 + UNEVEN };
-            let slice = share.min(rows.at_once());
+            let slice = share.min(DRIVERS_PER_COMMAND);
             let (more, horizon) = self.merged(rosters, after.as_ref(), slice, rows, lacks).await?;
             items.extend(more);
             if items.len() > limit {
@@ -169,28 +165,25 @@ impl Index {
         lacks: &Lacks,
     ) -> Result<(BTreeMap<DriverId, Option<Fix>>, Option<DriverId>), StoreError> {
         let mut silent: Vec<Shard> = Vec::new();
+        let (read, horizon) = self.ids_on(rosters, after, slice, lacks, &mut silent).await?;
         let mut merged: BTreeMap<DriverId, Option<Fix>> = BTreeMap::new();
-        let mut horizon: Option<DriverId> = None;
-        for rosters in rosters.chunks(ROSTERS_PER_PIPELINE) {
-            let commands = rosters.iter().map(|shard| self.roster(*shard, after, slice, rows));
-            for (shard, reply) in rosters.iter().zip(self.replies(commands.collect(), lacks).await?) {
-                let Some(reply) = reply else {
-                    silent.push(*shard);
-                    continue;
-                };
-                let roster = read(*shard, reply, rows)?;
-                if roster.len() >= slice {
-                    let last = roster.last().map(|(driver, _)| driver.clone());
-                    horizon = horizon.into_iter().chain(last).min();
-                }
-                for (driver, fix) in roster {
-                    let newest = merged.entry(driver).or_default();
-                    *newest = newest.take().max(fix);
+        match rows {
+            Rows::Ids => merged.extend(read.into_iter().flat_map(|(_, ids)| ids).map(|id| (id, None))),
+            Rows::Located => {
+                for read in read.chunks(ROSTERS_PER_PIPELINE) {
+                    let fixes = read.iter().map(|(shard, ids)| self.fixes_of(*shard, ids));
+                    for ((shard, ids), reply) in read.iter().zip(self.replies(fixes.collect(), lacks).await?) {
+                        let Some(reply) = reply else {
+                            silent.push(*shard);
+                            continue;
+                        };
+                        for (id, packed) in ids.iter().zip(reply.list()?) {
+                            let newest = merged.entry(id.clone()).or_default();
+                            *newest = newest.take().max(fix(*shard, packed)?);
+                        }
+                    }
                 }
             }
-        }
-        if let Some(horizon) = &horizon {
-            merged.retain(|driver, _| driver <= horizon);
         }
         if !silent.is_empty() {
             merged.retain(|driver, fix| {
@@ -205,21 +198,47 @@ impl Index {
         Ok((merged, horizon))
     }
 
-    fn roster(&self, shard: Shard, after: Option<&DriverId>, slice: usize, rows: Rows) -> Command {
-        let from = after.map_or_else(|| b"-".to_vec(), |after| [b"(", id(after).as_ref()].concat());
-        match rows {
-            Rows::Ids => Command::on("ZRANGE", self.keys.roster(shard))
-                .arg(from)
-                .arg("+")
-                .arg("BYLEX")
-                .arg("LIMIT")
-                .number(0)
-                .number(slice),
-            Rows::Located => {
-                let keys = vec![self.keys.roster(shard), self.keys.fixes(shard)];
-                Command::script(&self.list, keys).arg(from).number(slice)
+    /// The next ids of each roster, as far as all have said what they have; and up to whom that is, `None` if it was all.
+    async fn ids_on(
+        &self,
+        rosters: &[Shard],
+        after: Option<&DriverId>,
+        slice: usize,
+        lacks: &Lacks,
+        silent: &mut Vec<Shard>,
+    ) -> Result<(Vec<(Shard, Vec<DriverId>)>, Option<DriverId>), StoreError> {
+        let (mut read, mut horizon) = (Vec::with_capacity(rosters.len()), None);
+        for rosters in rosters.chunks(ROSTERS_PER_PIPELINE) {
+            let ids = rosters.iter().map(|shard| self.ids(*shard, after, slice));
+            for (shard, reply) in rosters.iter().zip(self.replies(ids.collect(), lacks).await?) {
+                let Some(reply) = reply else {
+                    silent.push(*shard);
+                    continue;
+                };
+                let ids = reply.list()?.into_iter().map(driver).collect::<Result<Vec<DriverId>, _>>()?;
+                if ids.len() >= slice {
+                    horizon = horizon.into_iter().chain(ids.last().cloned()).min();
+                }
+                read.push((*shard, ids));
             }
         }
+        if let Some(horizon) = &horizon {
+            for (_, ids) in &mut read {
+                ids.truncate(ids.partition_point(|id| id <= horizon));
+            }
+        }
+        read.retain(|(_, ids)| !ids.is_empty());
+        Ok((read, horizon))
+    }
+
+    fn ids(&self, shard: Shard, after: Option<&DriverId>, slice: usize) -> Command {
+        let from = after.map_or_else(|| b"-".to_vec(), |after| [b"(", id(after).as_ref()].concat());
+        let ids = Command::on("ZRANGE", self.keys.roster(shard)).arg(from).arg("+").arg("BYLEX");
+        ids.arg("LIMIT").number(0).number(slice)
+    }
+
+    fn fixes_of(&self, shard: Shard, ids: &[DriverId]) -> Command {
+        Command::on("HMGET", self.keys.fixes(shard)).args(ids.iter().map(id))
     }
 }
 
@@ -231,26 +250,6 @@ type Row = (DriverId, Option<Fix>);
 enum Rows {
     Ids,
     Located,
-}
-
-impl Rows {
-    /// How many one call reads at most.
-    const fn at_once(self) -> usize {
-        match self {
-            Self::Ids => IDS_PER_COMMAND,
-            Self::Located => DRIVERS_PER_CALL,
-        }
-    }
-}
-
-fn read(shard: Shard, reply: Reply, rows: Rows) -> Result<Vec<Row>, StoreError> {
-    let mut parts = reply.list()?;
-    if let Rows::Ids = rows {
-        return parts.into_iter().map(|id| Ok((driver(id)?, None))).collect();
-    }
-    let fixes = parts.pop().unwrap_or(Reply::Nil).list()?;
-    let ids = parts.pop().unwrap_or(Reply::Nil).list()?;
-    ids.into_iter().zip(fixes).map(|(id, packed)| Ok((driver(id)?, fix(shard, packed)?))).collect()
 }
 
 fn located(page: Page<Row>) -> Page<Located> {

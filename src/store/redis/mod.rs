@@ -8,7 +8,7 @@
 //! - `link` is the way to all servers, and alone knows the client library; `keys` alone knows names and expiries;
 //!   `shard` is how an hour is divided, `atlas` which cells it has.
 //! - `apply` with `note.lua` writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua`
-//!   and what `density` remembers, `listing` with `list.lua`, `track` read; `forget` and `erase` remove.
+//!   and what `density` remembers, `listing`, `track` read; `forget` and `erase` remove.
 //! - `changes` with `follow.lua` tells other instances what was written, and `mirror` keeps the newest fixes in memory by
 //!   that: most questions are answered there.
 //! - `marks` with `count.lua` and `audit.lua` knows what should be there, and notices when it is not; `patrol` notices
@@ -115,7 +115,6 @@ struct Index {
     place: Script,
     left: Script,
     cells: Script,
-    list: Script,
     crowd: Script,
     density: Density,
     audit: Script,
@@ -164,7 +163,6 @@ impl RedisStore {
             place: Script::new(place::PLACE),
             left: Script::new(place::LEFT),
             cells: Script::new(atlas::CELLS),
-            list: Script::new(listing::LIST),
             crowd: Script::new(nearby::CROWD),
             density: Density::default(),
             audit: Script::new(marks::AUDIT),

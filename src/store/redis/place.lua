@@ -11,38 +11,47 @@
 local FIRST, FIELDS = 10, 3
 local is_repeated = ARGV[9]
 
-local ids = {}
+local ids, count = {}, 0
 for at = FIRST, #ARGV, FIELDS do
-  ids[#ids + 1] = ARGV[at]
+  count = count + 1
+  ids[count] = ARGV[at]
 end
 local stored = redis.call('HMGET', KEYS[3], unpack(ids))
 
+-- Counted by hand: `#` would look for the end of the table each time.
 local positions, here, gone, seen = {}, {}, {}, {}
-for n, id in ipairs(ids) do
+local heres, gones, newer = 0, 0, 0
+for n = 1, count do
   local at = FIRST + (n - 1) * FIELDS
-  local score, fix = ARGV[at + 1], ARGV[at + 2]
-  if not stored[n] or not is_newer(stored[n], fix) then
-    seen[#seen + 1] = id
-    seen[#seen + 1] = fix
+  local id, fix, known = ids[n], ARGV[at + 2], stored[n]
+  if not known or not is_newer(known, fix) then
+    local score = ARGV[at + 1]
+    seen[2 * newer + 1], seen[2 * newer + 2] = id, fix
+    newer = newer + 1
     if score == '' then
-      gone[#gone + 1] = id
+      gones = gones + 1
+      gone[gones] = id
     else
-      here[#here + 1] = id
-      positions[#positions + 1] = score
-      positions[#positions + 1] = id
+      positions[2 * heres + 1], positions[2 * heres + 2] = score, id
+      heres = heres + 1
+      here[heres] = id
     end
   end
 end
 
-if #here > 0 then
-  expire_new(KEYS[1], redis.call('ZADD', KEYS[1], unpack(positions)), #here, ARGV[1], is_repeated)
-  expire_new(KEYS[2], redis.call('SADD', KEYS[2], unpack(here)), #here, ARGV[2], is_repeated)
+if heres > 0 then
+  local added = redis.call('ZADD', KEYS[1], unpack(positions))
+  expire_new(KEYS[1], added, heres, ARGV[1], is_repeated)
+  -- Both always have the same members.
+  if added > 0 or is_repeated == '1' then
+    expire_new(KEYS[2], redis.call('SADD', KEYS[2], unpack(here)), heres, ARGV[2], is_repeated)
+  end
 end
-if #gone > 0 then
+if gones > 0 then
   redis.call('ZREM', KEYS[1], unpack(gone))
   redis.call('SREM', KEYS[2], unpack(gone))
 end
-if #seen > 0 then
-  expire_new(KEYS[3], redis.call('HSET', KEYS[3], unpack(seen)), #seen / 2, ARGV[3], is_repeated)
+if newer > 0 then
+  expire_new(KEYS[3], redis.call('HSET', KEYS[3], unpack(seen)), newer, ARGV[3], is_repeated)
 end
 return { count_call(KEYS[4], unpack(ARGV, 4, 9)) }

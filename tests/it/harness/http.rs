@@ -177,7 +177,8 @@ impl Http {
     /// Waits until the index is whole.
     pub(crate) async fn caught_up(&self) {
         eventually("a whole index", async || {
-            let answer = self.send(self.request("GET", "/v1/active/count")).await?;
+            // Of more than the trailing hour, so that no answer out of memory speaks for a Redis that is found empty meanwhile.
+            let answer = self.send(self.request("GET", "/v1/active/count?max_age_s=7200")).await?;
             let metrics = self.send(self.request("GET", "/metrics")).await?.body;
             // A complete index may still miss what was acknowledged within the freshness bound.
             let is_all_in = String::from_utf8_lossy(&metrics)
