@@ -9,17 +9,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio_postgres::Config;
 
 use super::fleet::Fleet;
 use super::mix::Ask;
-use super::{http, resp};
+use super::{http, postgis, resp};
 
-/// What a server is spoken to in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Speech {
-    Geotrail,
-    Redis,
-    Tile38,
+/// Who is asked, in what language.
+#[derive(Clone, Debug)]
+pub(crate) enum Server {
+    Geotrail(SocketAddr),
+    Redis(SocketAddr),
+    Tile38(SocketAddr),
+    Postgis(Arc<Config>),
 }
 
 /// What became of a request.
@@ -41,63 +43,88 @@ pub(crate) enum Outcome {
 
 /// A connection.
 pub(crate) struct Caller {
-    address: SocketAddr,
-    speech: Speech,
+    server: Server,
     fleet: Arc<Fleet>,
-    stream: Option<TcpStream>,
+    line: Option<Line>,
     out: Vec<u8>,
     answer: Vec<u8>,
 }
 
+enum Line {
+    Stream(TcpStream),
+    Session(postgis::Session),
+}
+
 impl Caller {
-    pub(crate) const fn new(address: SocketAddr, speech: Speech, fleet: Arc<Fleet>) -> Self {
-        Self { address, speech, fleet, stream: None, out: Vec::new(), answer: Vec::new() }
+    pub(crate) const fn new(server: Server, fleet: Arc<Fleet>) -> Self {
+        Self { server, fleet, line: None, out: Vec::new(), answer: Vec::new() }
     }
 
     /// Opens the connection, if it is not open.
-    pub(crate) async fn connect(&mut self, within: Duration) -> io::Result<&mut TcpStream> {
-        if self.stream.is_none() {
-            let stream = tokio::time::timeout(within, TcpStream::connect(self.address)).await??;
-            stream.set_nodelay(true)?;
-            self.stream = Some(stream);
+    pub(crate) async fn connect(&mut self, within: Duration) -> io::Result<()> {
+        if self.line.is_none() {
+            self.line = Some(tokio::time::timeout(within, Line::open(&self.server)).await??);
         }
-        Ok(self.stream.as_mut().expect("it was opened just now"))
+        Ok(())
     }
 
     /// Asks, and reads the answer to its end.
     pub(crate) async fn ask(&mut self, ask: Ask, within: Duration) -> Outcome {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-        self.out.clear();
-        let replies = match self.speech {
-            Speech::Geotrail => {
-                http::write(ask, &self.fleet, now, &mut self.out);
-                1
-            }
-            Speech::Redis => resp::write_redis(ask, &self.fleet, &mut self.out),
-            Speech::Tile38 => resp::write_tile38(ask, &self.fleet, &mut self.out),
-        };
-        let outcome = match tokio::time::timeout(within, self.exchange(replies, within)).await {
+        let outcome = match tokio::time::timeout(within, self.exchange(ask, within)).await {
             Ok(Ok(outcome)) => return outcome,
             Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Outcome::TimedOut,
             Ok(Err(_)) => Outcome::Broken,
             Err(_) => Outcome::TimedOut,
         };
         // What may still come on it would be taken for the next answer.
-        self.stream = None;
+        self.line = None;
         outcome
     }
 
-    async fn exchange(&mut self, replies: usize, within: Duration) -> io::Result<Outcome> {
+    async fn exchange(&mut self, ask: Ask, within: Duration) -> io::Result<Outcome> {
         self.connect(within).await?;
-        let Self { stream: Some(stream), out, answer, .. } = self else {
-            return Err(io::ErrorKind::NotConnected.into());
+        let Self { server, fleet, line, out, answer } = self;
+        let stream = match line {
+            Some(Line::Stream(stream)) => stream,
+            Some(Line::Session(session)) => {
+                return match session.ask(ask, fleet).await {
+                    Ok(()) => Ok(Outcome::Good),
+                    Err(error) if error.is_closed() => Err(io::ErrorKind::NotConnected.into()),
+                    Err(_) => Ok(Outcome::Error),
+                };
+            }
+            None => return Err(io::ErrorKind::NotConnected.into()),
+        };
+        out.clear();
+        let replies = match server {
+            Server::Redis(_) => resp::write_redis(ask, fleet, out),
+            Server::Tile38(_) => resp::write_tile38(ask, fleet, out),
+            Server::Geotrail(_) | Server::Postgis(_) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+                http::write(ask, fleet, now, out);
+                stream.write_all(out).await?;
+                let http::Answer { status, retry_after_s, .. } = http::read(stream, answer).await?;
+                let is_good = (200..300).contains(&status);
+                return Ok(if is_good { Outcome::Good } else { Outcome::Refused { status, retry_after_s } });
+            }
         };
         stream.write_all(out).await?;
-        if self.speech != Speech::Geotrail {
-            return Ok(if resp::read(stream, replies, answer).await? { Outcome::Good } else { Outcome::Error });
+        Ok(if resp::read(stream, replies, answer).await? { Outcome::Good } else { Outcome::Error })
+    }
+}
+
+impl Line {
+    async fn open(server: &Server) -> io::Result<Self> {
+        match server {
+            Server::Geotrail(address) | Server::Redis(address) | Server::Tile38(address) => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok(Self::Stream(stream))
+            }
+            Server::Postgis(config) => {
+                postgis::Session::open(config).await.map(Self::Session).map_err(io::Error::other)
+            }
         }
-        let http::Answer { status, retry_after_s, .. } = http::read(stream, answer).await?;
-        Ok(if (200..300).contains(&status) { Outcome::Good } else { Outcome::Refused { status, retry_after_s } })
     }
 }
 

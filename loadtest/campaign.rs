@@ -3,22 +3,21 @@
 //!
 //! Never here: how requests are timed (`schedule`), how figures look (`report`, `plot`).
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
-use super::caller::{Speech, page};
+use super::caller::{self, page};
 use super::fleet::Fleet;
-use super::knee;
 use super::mix::{Ask, Mix, Traffic};
 use super::options::{Options, Peer, Store};
 use super::report::{Costs, Line};
 use super::schedule::{Schedule, Target, drive};
-use super::servers::{Server, Usage, usage};
+use super::servers::{Server, Usage, family_cpu_us, usage};
 use super::tally::Tally;
+use super::{knee, postgis};
 
 /// Bringing a fleet in may take so long, and a store may need so long for what is in the journal.
 const FILL_WITHIN: Duration = Duration::from_mins(2);
@@ -32,12 +31,13 @@ const PAGE_WITHIN: Duration = Duration::from_secs(5);
 /// Somebody who is driven.
 struct Contender {
     name: String,
-    speech: Speech,
-    address: SocketAddr,
-    /// What answers, if it was started here.
+    server: caller::Server,
+    /// The service, if it is one.
     service: Option<Server>,
-    /// The Redis behind it.
+    /// The Redis behind it, or that it is.
     redis: Option<Server>,
+    /// The process that it is, if that was not started here.
+    pid: Option<u32>,
 }
 
 /// Runs everything that `options` ask for, with `service` as the service and `under` as the place for its data, and
@@ -52,14 +52,14 @@ pub(crate) async fn run(
         let fleet = Arc::new(Fleet::new(*drivers));
         let mut contenders = vec![Contender::geotrail(options.store, service, under)?];
         for peer in &options.peers {
-            contenders.push(Contender::peer(*peer, options.peer_addr, under)?);
+            contenders.push(Contender::peer(*peer, options, under)?);
         }
         for contender in &contenders {
             contender.fill(&fleet).await.with_context(|| format!("{} cannot be filled", contender.name))?;
         }
         for mix in &options.mixes {
             for contender in &contenders {
-                if contender.speech == Speech::Geotrail || mix.suits_peers() {
+                if contender.service.is_some() || mix.suits_peers() {
                     let told = contender.measure(options, *mix, &fleet).await;
                     tells(&told.with_context(|| format!("{mix:?} at {}", contender.name))?)?;
                 }
@@ -76,35 +76,40 @@ impl Contender {
             redis.as_ref().map_or_else(|| "embedded".to_owned(), |redis| format!("redis://{}", redis.address()));
         let service = Server::geotrail(binary, under, &url)?;
         let name = if redis.is_some() { "geotrail redis" } else { "geotrail embedded" };
-        Ok(Self {
-            name: name.to_owned(),
-            speech: Speech::Geotrail,
-            address: service.address(),
-            service: Some(service),
-            redis,
-        })
+        let server = caller::Server::Geotrail(service.address());
+        Ok(Self { name: name.to_owned(), server, service: Some(service), redis, pid: None })
     }
 
-    fn peer(peer: Peer, address: Option<SocketAddr>, under: &Path) -> anyhow::Result<Self> {
+    fn peer(peer: Peer, options: &Options, under: &Path) -> anyhow::Result<Self> {
+        let pid = options.peer_pid;
         Ok(match peer {
             Peer::Redis => {
                 let redis = Server::redis(under)?;
-                let address = redis.address();
-                Self { name: "plain redis".into(), speech: Speech::Redis, address, service: None, redis: Some(redis) }
+                let server = caller::Server::Redis(redis.address());
+                Self { name: "plain redis".into(), server, service: None, redis: Some(redis), pid: None }
             }
             Peer::Tile38 => {
-                let address = address.context("--peer-addr says where Tile38 is")?;
-                Self { name: "tile38".into(), speech: Speech::Tile38, address, service: None, redis: None }
+                let address = options.peer_addr.context("--peer-addr says where Tile38 is")?;
+                let server = caller::Server::Tile38(address);
+                Self { name: "tile38".into(), server, service: None, redis: None, pid }
+            }
+            Peer::Postgis => {
+                let config = options.peer_url.clone().context("--peer-url says where PostGIS is")?;
+                let server = caller::Server::Postgis(config);
+                Self { name: "postgis".into(), server, service: None, redis: None, pid }
             }
         })
     }
 
     fn target(&self, fleet: &Arc<Fleet>, connections: usize) -> Target {
-        Target { address: self.address, speech: self.speech, fleet: fleet.clone(), connections }
+        Target { server: self.server.clone(), fleet: fleet.clone(), connections }
     }
 
     /// Brings everybody in, and waits until the store has them.
     async fn fill(&self, fleet: &Arc<Fleet>) -> anyhow::Result<()> {
+        if let caller::Server::Postgis(config) = &self.server {
+            postgis::make_table(config).await?;
+        }
         let drivers = fleet.len();
         let count = drivers.div_ceil(FILL_BATCH) as u64;
         let schedule = Schedule { count, gap: Duration::ZERO, patience: FILL_WITHIN, comes_back: true };
@@ -118,6 +123,9 @@ impl Contender {
         }
         if self.caught_up(FILL_WITHIN).await?.is_none() {
             bail!("its store does not follow");
+        }
+        if let caller::Server::Postgis(config) = &self.server {
+            postgis::settle(config).await?;
         }
         Ok(())
     }
@@ -181,7 +189,7 @@ impl Contender {
     ) -> Line {
         let took = schedule.length().max(tally.until).as_secs_f64();
         let each = |us: u64, of: u64| (of > 0).then(|| us as f64 / of as f64);
-        let is_ours = self.speech == Speech::Geotrail;
+        let is_ours = self.service.is_some();
         let of_server = |us: Option<u64>, of| us.and_then(|us| each(us, of));
         Line {
             at: jiff::Timestamp::now().to_string(),
@@ -214,11 +222,9 @@ impl Contender {
     /// How long it takes until the store has everything that was acknowledged; `None`: longer than `within`.
     async fn caught_up(&self, within: Duration) -> anyhow::Result<Option<Duration>> {
         let begun = Instant::now();
-        if self.speech != Speech::Geotrail {
-            return Ok(Some(Duration::ZERO));
-        }
+        let Some(service) = &self.service else { return Ok(Some(Duration::ZERO)) };
         while begun.elapsed() < within {
-            let (status, text) = page(self.address, "/metrics", PAGE_WITHIN).await.context("no metrics")?;
+            let (status, text) = page(service.address(), "/metrics", PAGE_WITHIN).await.context("no metrics")?;
             if status != 200 {
                 bail!("no metrics: {status}");
             }
@@ -239,6 +245,7 @@ impl Contender {
             generator_us: usage(std::process::id())?.cpu_us,
             service_us: service.map(|usage| usage.cpu_us),
             redis_us: redis.map(|usage| usage.cpu_us),
+            peer_us: self.pid.map(family_cpu_us).transpose()?,
             service_resident_mib: service.map(|usage| usage.resident_kib as f64 / 1_024.0),
             redis_resident_mib: redis.map(|usage| usage.resident_kib as f64 / 1_024.0),
             redis_wire_bytes: self.redis.as_ref().map(Server::wire_bytes).transpose()?,

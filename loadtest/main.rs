@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `options` | what may be asked, and what is refused |
 //! | `fleet`, `mix` | where drivers are; which request each arrival brings |
-//! | `http`, `resp` | the words for it, to the service and to peers |
+//! | `http`, `resp`, `postgis` | the words for it, to the service and to peers |
 //! | `caller`, `schedule` | one connection; the open loop over all of them |
 //! | `servers` | the processes that are started, stopped, and what they cost |
 //! | `campaign`, `knee` | a whole run; the search for the highest rate |
@@ -28,6 +28,7 @@ pub(crate) mod knee;
 pub(crate) mod mix;
 pub(crate) mod options;
 pub(crate) mod plot;
+pub(crate) mod postgis;
 pub(crate) mod report;
 pub(crate) mod resp;
 pub(crate) mod schedule;

@@ -4,13 +4,16 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use geotrail::plan::count;
+use tokio_postgres::Config;
 
 use super::knee::MOST_STEPS;
 use super::mix::Mix;
+use super::postgis;
 
 /// The service takes so many connections at once, and closes one more as soon as it has accepted it.
 const MOST_CONNECTIONS: usize = 10_000;
@@ -59,6 +62,12 @@ pub(crate) struct Options {
     /// Where Tile38 listens
     #[arg(long, value_name = "HOST:PORT", value_parser = loopback)]
     pub(crate) peer_addr: Option<SocketAddr>,
+    /// Where PostGIS is: postgresql://USER:PASSWORD@127.0.0.1/NAME, a database in which the user may make a table
+    #[arg(long, value_name = "URL", value_parser = postgis::server)]
+    pub(crate) peer_url: Option<Arc<Config>>,
+    /// The process of Tile38 or PostGIS, whose processor time is told then, with that of its children
+    #[arg(long, value_name = "PID")]
+    pub(crate) peer_pid: Option<u32>,
     /// Also writes the lines of JSON here
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -84,6 +93,8 @@ pub(crate) enum Peer {
     Redis,
     /// One that listens at --peer-addr
     Tile38,
+    /// A table in the database at --peer-url
+    Postgis,
 }
 
 impl Options {
@@ -91,6 +102,12 @@ impl Options {
     pub(crate) fn check(&self, open_files: usize) -> Result<(), String> {
         if self.peers.contains(&Peer::Tile38) != self.peer_addr.is_some() {
             return Err("--peer tile38 and --peer-addr HOST:PORT go together".to_owned());
+        }
+        if self.peers.contains(&Peer::Postgis) != self.peer_url.is_some() {
+            return Err("--peer postgis and --peer-url URL go together".to_owned());
+        }
+        if self.peer_pid.is_some() && (self.peer_addr.is_some() == self.peer_url.is_some()) {
+            return Err("--peer-pid is of the one peer that is not started here".to_owned());
         }
         if self.limit_ms.is_some() && self.mixes.contains(&Mix::Stampede) {
             return Err("--limit-ms: a stampede has no rate that could be searched for".to_owned());

@@ -63,6 +63,8 @@ pub(crate) struct Costs {
     pub(crate) generator_us: u64,
     pub(crate) service_us: Option<u64>,
     pub(crate) redis_us: Option<u64>,
+    /// Of a peer that was not started here.
+    pub(crate) peer_us: Option<u64>,
     pub(crate) service_resident_mib: Option<f64>,
     pub(crate) redis_resident_mib: Option<f64>,
     pub(crate) redis_wire_bytes: Option<u64>,
@@ -85,14 +87,15 @@ impl Costs {
             generator_us: self.generator_us.saturating_sub(before.generator_us),
             service_us: less(self.service_us, before.service_us),
             redis_us: less(self.redis_us, before.redis_us),
+            peer_us: less(self.peer_us, before.peer_us),
             redis_wire_bytes: less(self.redis_wire_bytes, before.redis_wire_bytes),
             ..*self
         }
     }
 
     /// Of what answers: the service, or a peer.
-    pub(crate) const fn server_us(&self, is_ours: bool) -> Option<u64> {
-        if is_ours { self.service_us } else { self.redis_us }
+    pub(crate) fn server_us(&self, is_ours: bool) -> Option<u64> {
+        if is_ours { self.service_us } else { self.redis_us.or(self.peer_us) }
     }
 }
 

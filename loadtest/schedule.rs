@@ -7,7 +7,6 @@
 //!
 //! A thread says when; one task a connection asks. Never here: what is asked, what the figures look like.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -18,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::caller::{Caller, Outcome, Speech};
+use super::caller::{Caller, Outcome, Server};
 use super::fleet::{Fleet, scatter};
 use super::mix::Ask;
 use super::tally::Tally;
@@ -67,8 +66,7 @@ impl Schedule {
 /// Who is asked, by how many at once.
 #[derive(Clone)]
 pub(crate) struct Target {
-    pub(crate) address: SocketAddr,
-    pub(crate) speech: Speech,
+    pub(crate) server: Server,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) connections: usize,
 }
@@ -117,8 +115,8 @@ where
 async fn connect(target: &Target) -> anyhow::Result<Vec<Caller>> {
     let mut opening = JoinSet::new();
     for _ in 0..target.connections {
-        let mut caller = Caller::new(target.address, target.speech, target.fleet.clone());
-        opening.spawn(async move { caller.connect(CONNECT_WITHIN).await.map(|_| ()).map(|()| caller) });
+        let mut caller = Caller::new(target.server.clone(), target.fleet.clone());
+        opening.spawn(async move { caller.connect(CONNECT_WITHIN).await.map(|()| caller) });
     }
     let opened = opening.join_all().await;
     let wanted = opened.len();

@@ -122,13 +122,41 @@ pub(crate) struct Usage {
 
 /// Of the process `pid`.
 pub(crate) fn usage(pid: u32) -> anyhow::Result<Usage> {
-    let of = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).context("a process has ended before its time");
-    let (stat, status) = (of("stat")?, of("status")?);
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    let Stat { cpu_us, .. } = stat(pid).context("a process has ended before its time")?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("a process has ended before its time")?;
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
     let resident_kib = resident.trim().trim_end_matches(" kB").parse().unwrap_or_default();
-    Ok(Usage { cpu_us: ticks * TICK_US, resident_kib })
+    Ok(Usage { cpu_us, resident_kib })
+}
+
+/// The processor time of `pid`, of its children, and of those that have ended.
+pub(crate) fn family_cpu_us(pid: u32) -> anyhow::Result<u64> {
+    let parent = stat(pid).context("--peer-pid: there is no such process")?;
+    let entries = fs::read_dir("/proc").context("processes cannot be listed")?;
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let children = pids.filter_map(|other| stat(other).ok()).filter(|child| child.parent == pid);
+    Ok(parent.cpu_us + parent.ended_us + children.map(|child| child.cpu_us + child.ended_us).sum::<u64>())
+}
+
+struct Stat {
+    parent: u32,
+    cpu_us: u64,
+    /// Of its children that have ended.
+    ended_us: u64,
+}
+
+fn stat(pid: u32) -> io::Result<Stat> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<u64> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(|field| field.parse().unwrap_or_default())
+        .collect();
+    // Behind the name: the state, the parent, and from the twelfth on the times of user and system, twice.
+    let us = |at: usize| fields.iter().skip(at).take(2).sum::<u64>() * TICK_US;
+    Ok(Stat { parent: fields.get(1).copied().unwrap_or_default() as u32, cpu_us: us(11), ended_us: us(13) })
 }
 
 fn directory(under: &Path) -> anyhow::Result<TempDir> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser as _;
-use generator::caller::Speech;
+use generator::caller::Server;
 use generator::campaign;
 use generator::fleet::{Fleet, Place};
 use generator::mix::{Ask, Mix, Traffic};
@@ -30,7 +30,7 @@ fn schedule(count: u64, rate: f64, patience: Duration) -> Schedule {
 }
 
 fn target(address: SocketAddr, connections: usize) -> Target {
-    Target { address, speech: Speech::Geotrail, fleet: Arc::new(Fleet::new(100)), connections }
+    Target { server: Server::Geotrail(address), fleet: Arc::new(Fleet::new(100)), connections }
 }
 
 fn report(number: u64) -> Ask {
@@ -236,6 +236,13 @@ fn what_makes_no_sense_is_refused_with_the_reason() {
         (&["--peer-addr", "127.0.0.1:9851"], "go together"),
         (&["--peer", "tile38", "--peer-addr", "192.0.2.1:9851"], "an address of this machine"),
         (&["--peer", "tile38", "--peer-addr", "127.0.0.1:0"], "an address of this machine"),
+        (&["--peer", "postgis"], "go together"),
+        (&["--peer-url", "postgresql://me@127.0.0.1/db"], "go together"),
+        (&["--peer", "postgis", "--peer-url", "postgresql://me@192.0.2.1/db"], "a server of this machine"),
+        (&["--peer", "postgis", "--peer-url", "postgresql://me@127.0.0.1,192.0.2.1/db"], "a server of this machine"),
+        (&["--peer", "postgis", "--peer-url", "postgresql:///db"], "a server of this machine"),
+        (&["--peer", "postgis", "--peer-url", "somewhere"], "invalid"),
+        (&["--peer-pid", "1"], "not started here"),
         (&["--seconds", "300", "--limit-ms", "5"], "ask for at most 60"),
     ] {
         assert!(why(arguments, 1_024).contains(reason), "{arguments:?}: {}", why(arguments, 1_024));
@@ -244,6 +251,7 @@ fn what_makes_no_sense_is_refused_with_the_reason() {
         &[][..],
         &["--drivers", "20k,100k,1M", "--peer", "redis", "--store", "redis"],
         &["--peer", "tile38,redis", "--peer-addr", "[::1]:9851", "--limit-ms", "3", "--mix", "dispatch"],
+        &["--peer", "postgis", "--peer-url", "postgresql://me:word@localhost:5433/db", "--peer-pid", "1"],
     ] {
         assert_eq!(why(arguments, 1_024), "", "{arguments:?}");
     }
