@@ -82,20 +82,19 @@ struct Found<T> {
 }
 
 impl NearestWalk {
-    /// A search that begins with `probes`, which together hold all that is in the circle. A cell of at most `leaf` items
-    /// is read rather than quartered; at most `width` cells are asked at once.
-    pub fn new(
-        centre: Position,
-        radius_m: f64,
-        probes: impl IntoIterator<Item = Probe>,
-        leaf: u64,
-        width: usize,
-    ) -> Self {
+    /// A search of nothing yet. A cell of at most `leaf` items is read rather than quartered; at most `width` cells are asked
+    /// at once.
+    pub const fn new(centre: Position, radius_m: f64, leaf: u64, width: usize) -> Self {
+        Self { centre, radius_m, leaf, width, frontier: BinaryHeap::new() }
+    }
+
+    /// What `probes` hold is to be searched too: all of them together have what is in the circle.
+    pub fn add(&mut self, probes: impl IntoIterator<Item = Probe>) {
         let waiting = |probe: Probe| {
-            Reverse(Waiting { min_distance_m: probe.cell.min_distance_m(centre), probe, held: Held::Unknown })
+            let min_distance_m = probe.cell.min_distance_m(self.centre);
+            Reverse(Waiting { min_distance_m, probe, held: Held::Unknown })
         };
-        let frontier = probes.into_iter().map(waiting).collect();
-        Self { centre, radius_m, leaf, width, frontier }
+        self.frontier.extend(probes.into_iter().map(waiting));
     }
 
     /// What to ask next; `None` if nothing nearer than `bound_m` is left, which may change when the bound does. About

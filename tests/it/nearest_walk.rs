@@ -42,7 +42,8 @@ proptest! {
     ) {
         let cells = QuadCell::covering(centre, radius_m).into_iter();
         let probes = cells.flat_map(|cell| [0, 1].map(|source| Probe { source, cell }));
-        let mut walk = NearestWalk::new(centre, radius_m, probes, leaf, width);
+        let mut walk = NearestWalk::new(centre, radius_m, leaf, width);
+    walk.add(probes);
         let mut nearest = Nearest::new(centre, radius_m, limit);
         let inside = |source: usize, cell: QuadCell| {
             places.iter().enumerate().filter(move |(item, place)| {

@@ -26,7 +26,8 @@ fn walk(
         (0..crowd.len()).filter(move |index| inside(&crowd[*index]))
     };
     let probes = QuadCell::covering(centre, radius_m).into_iter().map(|cell| Probe { source: 0, cell });
-    let mut walk = NearestWalk::new(centre, radius_m, probes, leaf, width);
+    let mut walk = NearestWalk::new(centre, radius_m, leaf, width);
+    walk.add(probes);
     let mut nearest = Nearest::new(centre, radius_m, limit);
     let mut read = 0;
     while let Some(step) = walk.next_step(nearest.bound_m(), nearest.wanted() as u64, |_| None) {

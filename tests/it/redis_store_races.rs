@@ -1,13 +1,13 @@
 //! Somebody else writes, or the connection is lost, between the moment when a write has looked and the moment when it is
-//! carried out. A gate before the server holds the write at that very point.
+//! carried out, or while a question is on its way. A gate before the server holds it at that very point.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use geotrail::model::{Point, Resolution};
+use geotrail::model::{Point, Position, Resolution};
 use geotrail::store::redis::{Options, RedisStore};
-use geotrail::store::{Batch, Store, StoreError};
+use geotrail::store::{Batch, NearbyQuery, Store, StoreError, When};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -26,7 +26,7 @@ const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
 /// More than one transaction takes.
 const DRIVERS: usize = 70;
 
-/// What becomes of an EXEC at the gate.
+/// What becomes of what is held at the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Pass,
@@ -34,7 +34,7 @@ enum Verdict {
     Cut,
 }
 
-/// A TCP proxy that holds the next EXEC once it is closed.
+/// A TCP proxy that holds the next EXEC, or another word, once it is closed.
 struct Gate {
     port: u16,
     is_closed: Arc<AtomicBool>,
@@ -44,6 +44,10 @@ struct Gate {
 
 impl Gate {
     async fn before(server: &RedisServer) -> Self {
+        Self::holding(EXEC, server).await
+    }
+
+    async fn holding(word: &'static [u8], server: &RedisServer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let (port, target) = (listener.local_addr().expect("it is bound").port(), server.address());
         let (is_closed, passed): (Arc<AtomicBool>, Arc<AtomicUsize>) = Default::default();
@@ -63,7 +67,7 @@ impl Gate {
                 });
                 let (closed, passing, holding) = (closed.clone(), passing.clone(), holding.clone());
                 tokio::spawn(async move {
-                    let _ = forward(from_client, &mut to_server, &closed, &passing, &holding).await;
+                    let _ = forward(word, from_client, &mut to_server, &closed, &passing, &holding).await;
                     back.abort();
                 });
             }
@@ -90,6 +94,7 @@ impl Gate {
 
 /// Passes on what a client sends until it ends, or is cut.
 async fn forward(
+    word: &[u8],
     mut from: OwnedReadHalf,
     to: &mut OwnedWriteHalf,
     is_closed: &AtomicBool,
@@ -98,7 +103,7 @@ async fn forward(
 ) -> std::io::Result<()> {
     let mut waiting = Vec::new();
     while from.read_buf(&mut waiting).await? > 0 {
-        while let Some(at) = waiting.windows(EXEC.len()).position(|bytes| bytes == EXEC) {
+        while let Some(at) = waiting.windows(word.len()).position(|bytes| bytes == word) {
             to.write_all(&waiting[..at]).await?;
             if is_closed.swap(false, Ordering::SeqCst) {
                 let (sender, verdict) = oneshot::channel();
@@ -109,12 +114,12 @@ async fn forward(
             }
             // Before its answer can be there.
             passed.fetch_add(1, Ordering::SeqCst);
-            to.write_all(EXEC).await?;
-            waiting.drain(..at + EXEC.len());
+            to.write_all(word).await?;
+            waiting.drain(..at + word.len());
         }
         // What may be the beginning of one waits for the rest.
-        let most = waiting.len().min(EXEC.len() - 1);
-        let kept = (0..=most).rev().find(|kept| waiting.ends_with(&EXEC[..*kept])).unwrap_or_default();
+        let most = waiting.len().min(word.len() - 1);
+        let kept = (0..=most).rev().find(|kept| waiting.ends_with(&word[..*kept])).unwrap_or_default();
         let sent = waiting.len() - kept;
         to.write_all(&waiting[..sent]).await?;
         waiting.drain(..sent);
@@ -251,6 +256,31 @@ async fn a_track_that_goes_meanwhile_comes_back_with_its_expiry() {
     }
     assert_expiries(&server);
     assert_holds(&store, &[first, second].concat()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_drives_into_a_new_cell_while_cells_are_read_is_found_there() {
+    let server = RedisServer::start();
+    // The first reading of a cell.
+    let mut gate = Gate::holding(b"BYSCORE", &server).await;
+    let reader = connected(&server, gate.url(), ONE, Some(7)).await;
+    let writer = connected(&server, server.url(), TWO, Some(7)).await;
+    let [before, after] = [(0, 10), (3, 20)].map(|(step, seconds)| fleet(0, step, seconds)[..1].to_vec());
+    let when = When::During(before[0].fix.ts.hour());
+    let centre = Position::new(52.5, 13.4).expect("on the map");
+    let query = NearbyQuery { centre, radius_m: 20_000.0, limit: 10, when, tags: Vec::new() };
+    let found = async || reader.nearby(&query).await.map(|(near, _)| near).expect("Redis is there");
+    writer.apply(batch(&before, 1)).await.expect("Redis is there");
+    assert_eq!(found().await.len(), 1);
+    gate.close();
+    let driving = async {
+        let held = gate.holds().await.expect("the gate is there");
+        writer.apply(batch(&after, 2)).await.expect("Redis is there");
+        held.send(Verdict::Pass).expect("the gate waits");
+    };
+    let (found, ()) = tokio::join!(found(), driving);
+    let places: Vec<Position> = found.iter().map(|near| near.located.fix.position).collect();
+    assert_eq!(places, [after[0].fix.position]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

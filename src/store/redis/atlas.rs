@@ -29,21 +29,37 @@ const CELLS_PER_CALL: usize = 50;
 /// What is known of the hours.
 #[derive(Debug, Default)]
 pub(super) struct Atlas {
-    hours: Mutex<BTreeMap<Hour, Vec<(Cell, Disc)>>>,
+    hours: Mutex<Hours>,
     /// What this instance has seen to being known to all.
     told: Mutex<HashSet<(Hour, Cell)>>,
+}
+
+#[derive(Debug, Default)]
+struct Hours {
+    cells: BTreeMap<Hour, Vec<(Cell, Disc)>>,
+    /// How often any of it changed.
+    changes: u64,
+}
+
+/// Where to look for who is in a circle.
+#[derive(Default)]
+pub(super) struct Around {
+    /// Shards, each with the number of its hour among those that were asked about, and a few cells of the quadtree that
+    /// hold all it has in the circle.
+    pub(super) places: Vec<(Shard, usize, Vec<QuadCell>)>,
+    changes: u64,
 }
 
 impl Atlas {
     /// Drops the hours that ended before `cutoff`.
     pub(super) fn forget_before(&self, cutoff: Timestamp) {
-        self.hours.lock().retain(|hour, _| hour.end() >= cutoff);
+        self.hours.lock().cells.retain(|hour, _| hour.end() >= cutoff);
         self.told.lock().retain(|(hour, _)| hour.end() >= cutoff);
     }
 
     /// Something in Redis is gone: whatever was told there must be told again.
     pub(super) fn forget(&self) {
-        self.hours.lock().clear();
+        self.hours.lock().cells.clear();
         self.told.lock().clear();
     }
 
@@ -54,7 +70,7 @@ impl Atlas {
 
     fn known(&self, hour: Hour) -> (usize, Option<Cell>) {
         let hours = self.hours.lock();
-        let known = hours.get(&hour);
+        let known = hours.cells.get(&hour);
         (known.map_or(0, Vec::len), known.and_then(|known| known.last()).map(|(cell, _)| *cell))
     }
 }
@@ -62,45 +78,44 @@ impl Atlas {
 impl Index {
     /// The shards of the cells of an hour.
     pub(super) async fn places(&self, hour: Hour) -> Result<Vec<Shard>, StoreError> {
-        if self.keys.layout() == Layout::Whole {
-            return Ok(Vec::new());
-        }
         let lacks = Lacks::default();
         self.refresh(&[hour], &lacks).await?;
         lacks.nothing()?;
         let known = self.atlas.hours.lock();
-        Ok(known.get(&hour).into_iter().flatten().map(|(cell, _)| Shard::place(hour, *cell)).collect())
+        Ok(known.cells.get(&hour).into_iter().flatten().map(|(cell, _)| Shard::place(hour, *cell)).collect())
     }
 
-    /// Where to look for who is in a circle: shards, each with the number of its hour in `hours` and a few cells of the
-    /// quadtree that hold all it has in the circle.
-    pub(super) async fn around(
-        &self,
-        hours: &[Hour],
-        centre: Position,
-        radius_m: f64,
-        lacks: &Lacks,
-    ) -> Result<Vec<(Shard, usize, Vec<QuadCell>)>, StoreError> {
+    /// Where to look, as far as is known.
+    pub(super) fn around(&self, hours: &[Hour], centre: Position, radius_m: f64) -> Around {
         if self.keys.layout() == Layout::Whole {
             let cover = QuadCell::covering(centre, radius_m);
-            return Ok(hours.iter().enumerate().map(|(at, hour)| (Shard::whole(*hour), at, cover.clone())).collect());
+            let whole = |(at, hour): (usize, &Hour)| (Shard::whole(*hour), at, cover.clone());
+            return Around { places: hours.iter().enumerate().map(whole).collect(), changes: 0 };
         }
-        self.refresh(hours, lacks).await?;
         let known = self.atlas.hours.lock();
         let mut covers: BTreeMap<Cell, Vec<QuadCell>> = BTreeMap::new();
-        let mut found = Vec::new();
+        let mut places = Vec::new();
         for (at, hour) in hours.iter().enumerate() {
-            let cells = known.get(hour).into_iter().flatten();
+            let cells = known.cells.get(hour).into_iter().flatten();
             for (cell, disc) in cells.filter(|(_, disc)| disc.touches(centre, radius_m)) {
                 let cover = covers.entry(*cell).or_insert_with(|| disc.common_with(centre, radius_m));
-                found.push((Shard::place(*hour, *cell), at, cover.clone()));
+                places.push((Shard::place(*hour, *cell), at, cover.clone()));
             }
         }
-        Ok(found)
+        Around { places, changes: known.changes }
+    }
+
+    /// Learns what cells the hours have by now, and whether that is more than was known of what is `around`.
+    pub(super) async fn has_grown(&self, around: &Around, hours: &[Hour], lacks: &Lacks) -> Result<bool, StoreError> {
+        self.refresh(hours, lacks).await?;
+        Ok(self.keys.layout() != Layout::Whole && self.atlas.hours.lock().changes != around.changes)
     }
 
     /// Learns what cells the hours have by now. Of one whose list is away, those stand that were known before.
     async fn refresh(&self, hours: &[Hour], lacks: &Lacks) -> Result<(), StoreError> {
+        if self.keys.layout() == Layout::Whole {
+            return Ok(());
+        }
         let mut open: BTreeSet<Hour> = hours.iter().copied().collect();
         while !open.is_empty() {
             let asked: Vec<(Hour, usize, Option<Cell>)> = open
@@ -128,10 +143,12 @@ impl Index {
                 }
                 let is_cut = cells.len() == CELLS_PER_COMMAND;
                 let mut hours = self.atlas.hours.lock();
-                let known = hours.entry(hour).or_default();
+                let Hours { cells: by_hour, changes } = &mut *hours;
+                let known = by_hour.entry(hour).or_default();
                 if last.is_some() && cells.first() != last.as_ref() {
                     // Another list than the one that was read before: from its beginning.
                     known.clear();
+                    *changes += 1;
                     if cells.is_empty() {
                         open.remove(&hour);
                     }
@@ -141,6 +158,7 @@ impl Index {
                 for (at, cell) in (count.saturating_sub(1)..).zip(cells) {
                     if at == known.len() {
                         known.push((cell, cell.disc()));
+                        *changes += 1;
                     }
                 }
                 if !is_cut && known.len() >= count {

@@ -12,6 +12,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Index;
+use super::atlas::Around;
 use super::link::{Command, Reply};
 use super::newest::{Sighting, corrupt, driver, id};
 use super::outage::Lacks;
@@ -34,6 +35,17 @@ const LOOKED_UP_AT_ONCE: usize = 2_000;
 /// The text of the script that reads on in a cell of the finest level.
 pub(super) const CROWD: &str = concat!(include_str!("bytes.lua"), include_str!("crowd.lua"));
 
+/// A question on its way.
+struct Search<'a> {
+    index: &'a Index,
+    hours: &'a [Hour],
+    lacks: &'a Lacks,
+    /// The sources of the walk, each with the number of its hour.
+    shards: Vec<(Shard, usize)>,
+    walk: NearestWalk,
+    met: Met<'a>,
+}
+
 /// Who was met on the way.
 struct Met<'a> {
     query: &'a NearbyQuery,
@@ -54,55 +66,86 @@ impl Index {
             When::During(hour) => vec![hour],
         };
         let lacks = Lacks::default();
-        let around = self.around(&hours, query.centre, query.radius_m, &lacks).await?;
-        let (mut probes, mut shards) = (Vec::new(), Vec::with_capacity(around.len()));
-        for (source, (shard, hour, cells)) in around.into_iter().enumerate() {
-            shards.push((shard, hour));
-            probes.extend(cells.into_iter().map(|cell| Probe { source, cell }));
+        let mut search = Search::new(self, query, &hours, &lacks);
+        search.run().await?;
+        let (found, truncated) = search.met.nearest.finish();
+        let near = found
+            .into_iter()
+            .map(|(distance_m, (driver, fix))| Near { located: Located { driver, fix }, distance_m });
+        let near: Vec<Near> = near.collect();
+        let is_empty = near.is_empty();
+        self.given((near, truncated), is_empty, &lacks)
+    }
+}
+
+impl<'a> Search<'a> {
+    fn new(index: &'a Index, query: &'a NearbyQuery, hours: &'a [Hour], lacks: &'a Lacks) -> Self {
+        let walk = NearestWalk::new(query.centre, query.radius_m, LEAF, CELLS_PER_STEP);
+        Self { index, hours, lacks, shards: Vec::new(), walk, met: Met::nobody(query) }
+    }
+
+    /// The places `around` are to be searched too, but for those that were `before`.
+    fn add(&mut self, around: &Around, before: &Around) {
+        let before: HashSet<Shard> = before.places.iter().map(|(shard, ..)| *shard).collect();
+        for (shard, hour, cells) in around.places.iter().filter(|(shard, ..)| !before.contains(shard)) {
+            let source = self.shards.len();
+            self.shards.push((*shard, *hour));
+            self.walk.add(cells.iter().map(|cell| Probe { source, cell: *cell }));
         }
-        let mut walk = NearestWalk::new(query.centre, query.radius_m, probes, LEAF, CELLS_PER_STEP);
-        let mut met = Met::nobody(query);
+    }
+
+    /// Until nobody is left who could be nearer than the worst that is wanted.
+    async fn run(&mut self) -> Result<(), StoreError> {
+        let (index, hours, lacks, query) = (self.index, self.hours, self.lacks, self.met.query);
+        let mut around = index.around(hours, query.centre, query.radius_m);
+        self.add(&around, &Around::default());
+        // Who had left a cell before it was read is in another, perhaps a new one. So where to look is asked behind the
+        // reading, beside the looking up; mostly there is nothing new.
+        let mut is_confirmed = false;
         loop {
-            let (bound_m, lacking) = met.bound_m();
-            let wanted = if lacking == 0 { u64::MAX } else { SPARE * lacking as u64 };
-            let known = |probe: Probe| self.density.of(shards[probe.source].0, probe.cell);
-            if let Some(step) = walk.next_step(bound_m, wanted, known) {
-                self.look(&shards, step, &mut walk, &mut met, &lacks).await?;
-            } else if !self.look_up(&hours, &mut met, &lacks).await? {
-                let (found, truncated) = met.nearest.finish();
-                let near = found
-                    .into_iter()
-                    .map(|(distance_m, (driver, fix))| Near { located: Located { driver, fix }, distance_m });
-                let near: Vec<Near> = near.collect();
-                let is_empty = near.is_empty();
-                return self.given((near, truncated), is_empty, &lacks);
+            while let Some(step) = self.next_step() {
+                is_confirmed = false;
+                self.look(step).await?;
+            }
+            let growing =
+                async { if is_confirmed { Ok(false) } else { index.has_grown(&around, hours, lacks).await } };
+            let (has_more, has_grown) = tokio::join!(self.look_up(), growing);
+            let (has_more, has_grown) = (has_more?, has_grown?);
+            is_confirmed = true;
+            if has_grown {
+                let more = index.around(hours, query.centre, query.radius_m);
+                self.add(&more, &around);
+                around = more;
+            } else if !has_more {
+                return Ok(());
             }
         }
     }
 
+    fn next_step(&mut self) -> Option<Step> {
+        let (bound_m, lacking) = self.met.bound_m();
+        let wanted = if lacking == 0 { u64::MAX } else { SPARE * lacking as u64 };
+        let Self { index, shards, walk, .. } = self;
+        walk.next_step(bound_m, wanted, |probe| index.density.of(shards[probe.source].0, probe.cell))
+    }
+
     /// Takes a step of the walk.
-    async fn look(
-        &self,
-        shards: &[(Shard, usize)],
-        step: Step,
-        walk: &mut NearestWalk,
-        met: &mut Met<'_>,
-        lacks: &Lacks,
-    ) -> Result<(), StoreError> {
-        let count = step.count.iter().map(|probe| self.count(shards, *probe));
-        let read = step.read.iter().map(|probe| self.read(shards, *probe));
-        let mut replies = self.replies(count.chain(read).collect(), lacks).await?.into_iter();
+    async fn look(&mut self, step: Step) -> Result<(), StoreError> {
+        let Self { index, lacks, shards, walk, met, .. } = self;
+        let count = step.count.iter().map(|probe| index.count(shards, *probe));
+        let read = step.read.iter().map(|probe| index.read(shards, *probe));
+        let mut replies = index.replies(count.chain(read).collect(), lacks).await?.into_iter();
         for (probe, reply) in step.count.into_iter().zip(replies.by_ref()) {
             let Some(reply) = reply else { continue };
             let count = reply.count()?;
-            self.density.note(shards[probe.source].0, probe.cell, count);
+            index.density.note(shards[probe.source].0, probe.cell, count);
             walk.counted(probe, count);
         }
         for (probe, reply) in step.read.into_iter().zip(replies) {
             let Some(reply) = reply else { continue };
             let (shard, hour) = shards[probe.source];
             let members = reply.list()?;
-            self.density.note(shard, probe.cell, members.len() as u64);
+            index.density.note(shard, probe.cell, members.len() as u64);
             let is_cut = members.len() >= DRIVERS_PER_READ;
             if is_cut && probe.cell.level() < QuadCell::MAX_LEVEL {
                 // There are more than was believed: it is quartered after all.
@@ -116,25 +159,27 @@ impl Index {
                 met.at(driver, cell, hour);
             }
             if let Some(last) = last.filter(|_| is_cut) {
-                self.read_on(shard, hour, probe.cell, last, met).await?;
+                index.read_on(shard, hour, probe.cell, last, met).await?;
             }
         }
         Ok(())
     }
 
     /// Looks up those who may be in the answer, the nearest first. False if there is nobody left.
-    async fn look_up(&self, hours: &[Hour], met: &mut Met<'_>, lacks: &Lacks) -> Result<bool, StoreError> {
-        let drivers = met.next();
+    async fn look_up(&mut self) -> Result<bool, StoreError> {
+        let drivers = self.met.next();
         let Some(oldest) = drivers.iter().map(|(_, hour)| *hour).max() else { return Ok(false) };
         let drivers: Vec<DriverId> = drivers.into_iter().map(|(driver, _)| driver).collect();
-        let sightings = self.newest_of(&hours[..=oldest], &drivers, lacks).await?;
+        let sightings = self.index.newest_of(&self.hours[..=oldest], &drivers, self.lacks).await?;
         for (driver, sighting) in drivers.into_iter().zip(sightings) {
             // Whose newest fix cannot be known is left out, and the answer lacks it.
-            met.found(driver, if let Sighting::At(fix) = sighting { Some(fix) } else { None });
+            self.met.found(driver, if let Sighting::At(fix) = sighting { Some(fix) } else { None });
         }
         Ok(true)
     }
+}
 
+impl Index {
     fn count(&self, shards: &[(Shard, usize)], probe: Probe) -> Command {
         within(Command::on("ZCOUNT", self.keys.positions(shards[probe.source].0)), probe.cell)
     }
