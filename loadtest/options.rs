@@ -62,10 +62,10 @@ pub(crate) struct Options {
     /// Where Tile38 listens
     #[arg(long, value_name = "HOST:PORT", value_parser = loopback)]
     pub(crate) peer_addr: Option<SocketAddr>,
-    /// Where PostGIS is: postgresql://USER:PASSWORD@127.0.0.1/NAME, a database in which the user may make a table
+    /// Where `PostGIS` is: `postgresql://USER:PASSWORD@127.0.0.1/NAME`, a database in which the user may make a table
     #[arg(long, value_name = "URL", value_parser = postgis::server)]
     pub(crate) peer_url: Option<Arc<Config>>,
-    /// The process of Tile38 or PostGIS, whose processor time is told then, with that of its children
+    /// The process of Tile38 or `PostGIS`, whose processor time is told then, with that of its children
     #[arg(long, value_name = "PID")]
     pub(crate) peer_pid: Option<u32>,
     /// Also writes the lines of JSON here

@@ -104,10 +104,12 @@ impl Plot<'_> {
         }
         for (number, (name, points)) in self.series.iter().enumerate() {
             let colour = COLOURS[number % COLOURS.len()];
+            // When all colours are taken they come again, dashed.
+            let (dash, told) = if number < COLOURS.len() { ("", "") } else { (" stroke-dasharray=\"6 3\"", " - -") };
             let along: Vec<String> = points.iter().map(|(x, y)| format!("{:.1},{:.1}", x_of(*x), y_of(*y))).collect();
             let _infallible = writeln!(
                 out,
-                "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
+                "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"{dash}/>",
                 along.join(" ")
             );
             for place in &along {
@@ -116,7 +118,7 @@ impl Plot<'_> {
             }
             let y = top + ABOVE + 15.0 * (number as f64 + 1.0);
             let _infallible =
-                writeln!(out, "<text x=\"{}\" y=\"{y:.1}\" fill=\"{colour}\">{name}</text>", right + 10.0);
+                writeln!(out, "<text x=\"{}\" y=\"{y:.1}\" fill=\"{colour}\">{name}{told}</text>", right + 10.0);
         }
         out
     }

@@ -1,4 +1,4 @@
-//! PostGIS as a peer: a table with a row for each driver, and an index on its place.
+//! `PostGIS` as a peer: a table with a row for each driver, and an index on its place.
 //!
 //! Statements are prepared once a connection, and a batch is one statement, which is the cheapest form there is. As with
 //! the other peers the newest place is kept and nothing else: no history, no newest-wins. How soon a commit is on disk is

@@ -15,7 +15,8 @@ pub struct Figure {
 }
 
 const README: &str = "README.md, Measured, 2026-11-23";
-const HTTP: &str = "README.md, Measured, `cargo bench --bench http`, 2026-11-23";
+const HTTP: &str = "docs/performance.md, What the embedded store costs, `cargo bench --bench http`, 2026-11-23";
+const MEMORY: &str = "README.md, Measured, `cargo bench --bench http`, 2026-11-24";
 const SCALE: &str = "docs/performance.md, What Redis costs, `make scale`, 2026-11-23";
 const LOAD: &str = "docs/performance.md, Load, open loop, `make loadtest`, 2026-11-23";
 const ASSUMED: &str = "assumed, not measured";
@@ -51,10 +52,10 @@ pub const NEARBY: Figure = figure(66.0, "us of the service a nearby, limit 10", 
 
 /// Resident memory a driver, of 1,000,000, what was on its way to disk included. With Redis as the store every instance has
 /// the newest fixes of the whole fleet in memory, which is less.
-pub const DRIVER: Figure = figure(237.0, "bytes resident a driver", HTTP);
+pub const DRIVER: Figure = figure(201.0, "bytes resident a driver", MEMORY);
 
 /// Resident memory of a service before its first driver.
-pub const SERVICE_BASE: Figure = figure(18.0 * 1_048_576.0, "bytes resident of a service without drivers", HTTP);
+pub const SERVICE_BASE: Figure = figure(18.0 * 1_048_576.0, "bytes resident of a service without drivers", MEMORY);
 
 /// Of the journal, speed, heading and accuracy included.
 pub const JOURNAL_POINT: Figure = figure(21.3, "bytes of the journal a point", README);
