@@ -105,7 +105,7 @@ impl Index {
         Around { places, changes: known.changes }
     }
 
-    /// Learns what cells the hours have by now, and whether that is more than was known of what is `around`.
+    /// Learns what cells the hours have by now, and whether any of it was not known yet when `around` was told.
     pub(super) async fn has_grown(&self, around: &Around, hours: &[Hour], lacks: &Lacks) -> Result<bool, StoreError> {
         self.refresh(hours, lacks).await?;
         Ok(self.keys.layout() != Layout::Whole && self.atlas.hours.lock().changes != around.changes)
