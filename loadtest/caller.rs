@@ -15,9 +15,9 @@ use super::fleet::Fleet;
 use super::mix::Ask;
 use super::{http, postgis, resp};
 
-/// Who is asked, in what language.
+/// Where somebody is, and in what language to ask.
 #[derive(Clone, Debug)]
-pub(crate) enum Server {
+pub(crate) enum Address {
     Geotrail(SocketAddr),
     Redis(SocketAddr),
     Tile38(SocketAddr),
@@ -43,7 +43,7 @@ pub(crate) enum Outcome {
 
 /// A connection.
 pub(crate) struct Caller {
-    server: Server,
+    address: Address,
     fleet: Arc<Fleet>,
     line: Option<Line>,
     out: Vec<u8>,
@@ -51,19 +51,21 @@ pub(crate) struct Caller {
 }
 
 enum Line {
-    Stream(TcpStream),
-    Session(postgis::Session),
+    Http(TcpStream),
+    /// With what writes a request, and says how many replies there will be.
+    Resp(TcpStream, fn(Ask, &Fleet, &mut Vec<u8>) -> usize),
+    Postgis(postgis::Session),
 }
 
 impl Caller {
-    pub(crate) const fn new(server: Server, fleet: Arc<Fleet>) -> Self {
-        Self { server, fleet, line: None, out: Vec::new(), answer: Vec::new() }
+    pub(crate) const fn new(address: Address, fleet: Arc<Fleet>) -> Self {
+        Self { address, fleet, line: None, out: Vec::new(), answer: Vec::new() }
     }
 
     /// Opens the connection, if it is not open.
     pub(crate) async fn connect(&mut self, within: Duration) -> io::Result<()> {
         if self.line.is_none() {
-            self.line = Some(tokio::time::timeout(within, Line::open(&self.server)).await??);
+            self.line = Some(tokio::time::timeout(within, Line::open(&self.address)).await??);
         }
         Ok(())
     }
@@ -83,49 +85,48 @@ impl Caller {
 
     async fn exchange(&mut self, ask: Ask, within: Duration) -> io::Result<Outcome> {
         self.connect(within).await?;
-        let Self { server, fleet, line, out, answer } = self;
-        let stream = match line {
-            Some(Line::Stream(stream)) => stream,
-            Some(Line::Session(session)) => {
-                return match session.ask(ask, fleet).await {
-                    Ok(()) => Ok(Outcome::Good),
-                    Err(error) if error.is_closed() => Err(io::ErrorKind::NotConnected.into()),
-                    Err(_) => Ok(Outcome::Error),
-                };
-            }
-            None => return Err(io::ErrorKind::NotConnected.into()),
-        };
+        let Self { fleet, line, out, answer, .. } = self;
         out.clear();
-        let replies = match server {
-            Server::Redis(_) => resp::write_redis(ask, fleet, out),
-            Server::Tile38(_) => resp::write_tile38(ask, fleet, out),
-            Server::Geotrail(_) | Server::Postgis(_) => {
+        match line.as_mut().ok_or(io::ErrorKind::NotConnected)? {
+            Line::Http(stream) => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
                 http::write(ask, fleet, now, out);
                 stream.write_all(out).await?;
                 let http::Answer { status, retry_after_s, .. } = http::read(stream, answer).await?;
                 let is_good = (200..300).contains(&status);
-                return Ok(if is_good { Outcome::Good } else { Outcome::Refused { status, retry_after_s } });
+                Ok(if is_good { Outcome::Good } else { Outcome::Refused { status, retry_after_s } })
             }
-        };
-        stream.write_all(out).await?;
-        Ok(if resp::read(stream, replies, answer).await? { Outcome::Good } else { Outcome::Error })
+            Line::Resp(stream, write) => {
+                let replies = write(ask, fleet, out);
+                stream.write_all(out).await?;
+                Ok(if resp::read(stream, replies, answer).await? { Outcome::Good } else { Outcome::Error })
+            }
+            Line::Postgis(session) => match session.ask(ask, fleet).await {
+                Ok(()) => Ok(Outcome::Good),
+                Err(error) if error.is_closed() => Err(io::ErrorKind::NotConnected.into()),
+                Err(_) => Ok(Outcome::Error),
+            },
+        }
     }
 }
 
 impl Line {
-    async fn open(server: &Server) -> io::Result<Self> {
-        match server {
-            Server::Geotrail(address) | Server::Redis(address) | Server::Tile38(address) => {
-                let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
-                Ok(Self::Stream(stream))
+    async fn open(address: &Address) -> io::Result<Self> {
+        Ok(match address {
+            Address::Geotrail(address) => Self::Http(connected(address).await?),
+            Address::Redis(address) => Self::Resp(connected(address).await?, resp::write_redis),
+            Address::Tile38(address) => Self::Resp(connected(address).await?, resp::write_tile38),
+            Address::Postgis(config) => {
+                Self::Postgis(postgis::Session::open(config).await.map_err(io::Error::other)?)
             }
-            Server::Postgis(config) => {
-                postgis::Session::open(config).await.map(Self::Session).map_err(io::Error::other)
-            }
-        }
+        })
     }
+}
+
+async fn connected(address: &SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// A page of the service's, over a connection of its own.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
-use super::caller::{self, page};
+use super::caller::{Address, page};
 use super::fleet::Fleet;
 use super::mix::{Ask, Mix, Traffic};
 use super::options::{Options, Peer, Store};
@@ -31,7 +31,7 @@ const PAGE_WITHIN: Duration = Duration::from_secs(5);
 /// Somebody who is driven.
 struct Contender {
     name: String,
-    server: caller::Server,
+    address: Address,
     /// The service, if it is one.
     service: Option<Server>,
     /// The Redis behind it, or that it is.
@@ -76,8 +76,8 @@ impl Contender {
             redis.as_ref().map_or_else(|| "embedded".to_owned(), |redis| format!("redis://{}", redis.address()));
         let service = Server::geotrail(binary, under, &url)?;
         let name = if redis.is_some() { "geotrail redis" } else { "geotrail embedded" };
-        let server = caller::Server::Geotrail(service.address());
-        Ok(Self { name: name.to_owned(), server, service: Some(service), redis, pid: None })
+        let address = Address::Geotrail(service.address());
+        Ok(Self { name: name.to_owned(), address, service: Some(service), redis, pid: None })
     }
 
     fn peer(peer: Peer, options: &Options, under: &Path) -> anyhow::Result<Self> {
@@ -85,29 +85,29 @@ impl Contender {
         Ok(match peer {
             Peer::Redis => {
                 let redis = Server::redis(under)?;
-                let server = caller::Server::Redis(redis.address());
-                Self { name: "plain redis".into(), server, service: None, redis: Some(redis), pid: None }
+                let address = Address::Redis(redis.address());
+                Self { name: "plain redis".into(), address, service: None, redis: Some(redis), pid: None }
             }
             Peer::Tile38 => {
                 let address = options.peer_addr.context("--peer-addr says where Tile38 is")?;
-                let server = caller::Server::Tile38(address);
-                Self { name: "tile38".into(), server, service: None, redis: None, pid }
+                let address = Address::Tile38(address);
+                Self { name: "tile38".into(), address, service: None, redis: None, pid }
             }
             Peer::Postgis => {
                 let config = options.peer_url.clone().context("--peer-url says where PostGIS is")?;
-                let server = caller::Server::Postgis(config);
-                Self { name: "postgis".into(), server, service: None, redis: None, pid }
+                let address = Address::Postgis(config);
+                Self { name: "postgis".into(), address, service: None, redis: None, pid }
             }
         })
     }
 
     fn target(&self, fleet: &Arc<Fleet>, connections: usize) -> Target {
-        Target { server: self.server.clone(), fleet: fleet.clone(), connections }
+        Target { address: self.address.clone(), fleet: fleet.clone(), connections }
     }
 
     /// Brings everybody in, and waits until the store has them.
     async fn fill(&self, fleet: &Arc<Fleet>) -> anyhow::Result<()> {
-        if let caller::Server::Postgis(config) = &self.server {
+        if let Address::Postgis(config) = &self.address {
             postgis::make_table(config).await?;
         }
         let drivers = fleet.len();
@@ -124,7 +124,7 @@ impl Contender {
         if self.caught_up(FILL_WITHIN).await?.is_none() {
             bail!("its store does not follow");
         }
-        if let caller::Server::Postgis(config) = &self.server {
+        if let Address::Postgis(config) = &self.address {
             postgis::settle(config).await?;
         }
         Ok(())

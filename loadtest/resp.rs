@@ -2,7 +2,8 @@
 //!
 //! Peers are given the cheapest form there is: a batch of Redis is one command, a batch of Tile38 one pipeline. They keep
 //! the newest place of a driver and nothing else: no history, no newest-wins, nothing on disk before the answer. The
-//! words for Tile38 follow its documentation and the grammar in its sources, and were never sent to one. Never here: connections, time.
+//! words for Tile38 follow its documentation and the grammar in its sources, and were never sent to one. Never here:
+//! connections, time.
 
 use std::io;
 

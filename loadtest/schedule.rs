@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::caller::{Caller, Outcome, Server};
+use super::caller::{Address, Caller, Outcome};
 use super::fleet::{Fleet, scatter};
 use super::mix::Ask;
 use super::tally::Tally;
@@ -66,7 +66,7 @@ impl Schedule {
 /// Who is asked, by how many at once.
 #[derive(Clone)]
 pub(crate) struct Target {
-    pub(crate) server: Server,
+    pub(crate) address: Address,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) connections: usize,
 }
@@ -115,7 +115,7 @@ where
 async fn connect(target: &Target) -> anyhow::Result<Vec<Caller>> {
     let mut opening = JoinSet::new();
     for _ in 0..target.connections {
-        let mut caller = Caller::new(target.server.clone(), target.fleet.clone());
+        let mut caller = Caller::new(target.address.clone(), target.fleet.clone());
         opening.spawn(async move { caller.connect(CONNECT_WITHIN).await.map(|()| caller) });
     }
     let opened = opening.join_all().await;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser as _;
-use generator::caller::Server;
+use generator::caller::Address;
 use generator::campaign;
 use generator::fleet::{Fleet, Place};
 use generator::mix::{Ask, Mix, Traffic};
@@ -30,7 +30,7 @@ fn schedule(count: u64, rate: f64, patience: Duration) -> Schedule {
 }
 
 fn target(address: SocketAddr, connections: usize) -> Target {
-    Target { server: Server::Geotrail(address), fleet: Arc::new(Fleet::new(100)), connections }
+    Target { address: Address::Geotrail(address), fleet: Arc::new(Fleet::new(100)), connections }
 }
 
 fn report(number: u64) -> Ask {
