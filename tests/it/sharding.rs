@@ -168,6 +168,34 @@ async fn forgetting_takes_every_shard_of_an_hour() {
 }
 
 #[tokio::test]
+async fn pages_end_where_the_slowest_roster_does() {
+    let server = RedisServer::start();
+    let store = sharded(&server, ONE, 7).await;
+    let ts = now().hour().previous().start().plus_ms(1_000);
+    // All on one roster, as chance may have it: a page asks that for its share, and has to come again.
+    let of_one_roster = (0..).map(id).filter(|driver| crc32c::crc32c(driver.as_str().as_bytes()) % 32 == 7);
+    let all: Vec<Point> = of_one_roster.take(600).map(|driver| point(driver, ts, 525_000_000, 134_000_000)).collect();
+    store.apply(batch(&all, 1)).await.expect("Redis is there");
+    for limit in [1, 7, 100] {
+        let (mut ids, mut located, mut after) = (Vec::new(), Vec::new(), None);
+        loop {
+            let page = store.hour_positions(ts.hour(), after.as_ref(), limit).await.expect("Redis is there");
+            located.extend(page.items.into_iter().map(|located| (located.driver, located.fix)));
+            let page = store.hour_drivers(ts.hour(), after.as_ref(), limit).await.expect("Redis is there");
+            ids.extend(page.items);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let expected: Vec<(DriverId, Fix)> =
+            all.iter().map(|point| (point.driver.clone(), point.fix.clone())).collect();
+        assert!(located == expected, "by {limit}: {} located", located.len());
+        assert!(ids.iter().eq(expected.iter().map(|(driver, _)| driver)), "by {limit}: {} ids", ids.len());
+    }
+}
+
+#[tokio::test]
 async fn nearby_asks_only_the_cells_that_its_circle_touches() {
     let server = RedisServer::start();
     let store = sharded(&server, ONE, 6).await;
