@@ -17,6 +17,7 @@ use geotrail::model::{
     Accuracy, Cell, DriverId, Fix, Heading, Offset, Point, Position, QuadCell, Resolution, Speed, Tags, Timestamp,
 };
 use geotrail::store::embedded::{EmbeddedStore, Options};
+use geotrail::store::redis::fold::{Folded, fold};
 use geotrail::store::{Batch, Near, NearbyQuery, Store, When, Window, track_codec};
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -39,6 +40,7 @@ const STEPS: &[Step] = &[
     ("model/validate", Throughput::Elements(BATCH), validating),
     ("track_codec/encode", Throughput::Elements(BATCH), encoding),
     ("track_codec/decode", Throughput::Elements(BATCH), decoding),
+    ("fold/batch", Throughput::Elements(BATCH), folding),
     ("embedded/apply", Throughput::Elements(BATCH), applying),
     ("model/quad_cover", Throughput::Elements(1), || {
         each_place(|place, _| drop(black_box(QuadCell::covering(place, 3_000.0))))
@@ -243,6 +245,16 @@ impl City {
         let query = NearbyQuery { centre, radius_m, limit, when: When::Within(TRAILING_HOUR), tags: Vec::new() };
         self.runtime.block_on(self.store.nearby(&query)).expect("answers").0
     }
+}
+
+/// Of each driver two points, as they come: all drivers, then all of them again.
+fn folding() -> Box<dyn FnMut()> {
+    let points: Vec<Point> = (0..BATCH).map(|number| point(Random(number % (BATCH / 2)).next(), number)).collect();
+    assert_eq!(fold(&points, Timestamp::from_ms(0)).len() as u64, BATCH / 2);
+    Box::new(move || {
+        let folded = fold(black_box(&points), Timestamp::from_ms(0));
+        drop(black_box(folded.iter().map(Folded::chunk).collect::<Vec<_>>()));
+    })
 }
 
 /// Everybody moves, a batch after the other.

@@ -1,7 +1,6 @@
-//! A batch on its way into Redis: folded first, then written a slice at a time.
+//! A batch on its way into Redis: folded first (`fold`), then written a slice at a time.
 //!
-//! Folding takes from a batch what Redis need not see: of each driver in each hour only the newest fix, and all its
-//! fixes as one chunk. A slice is some drivers of one shard. What Redis has of them is read, the newest is found here, and
+//! A slice is some drivers of one shard. What Redis has of them is read, the newest is found here, and
 //! all that follows from it is one transaction that is dropped if any of these drivers was written meanwhile (`link` says
 //! what is watched for that, and which slices travel at once; no two of a batch touch the same driver's hour).
 //!
@@ -14,19 +13,20 @@
 //!
 //! Never here: repetition (the applier repeats a batch that failed), how a transaction is tried again (`link`).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
+use super::fold::{Folded, fold};
 use super::keys::Keys;
 use super::link::{Change, Command, Reply, Request};
 use super::marks::Attempt;
 use super::newest::corrupt;
 use super::shard::{Layout, Shard};
 use super::{Index, changes, packed};
-use crate::model::{Cell, DriverId, Fix, Hour, Point, QuadCell, Timestamp};
-use crate::store::{Applied, Batch, StoreError, track_codec};
+use crate::model::{Cell, Fix, QuadCell};
+use crate::store::{Applied, Batch, StoreError};
 
 /// Drivers in a slice. Its transaction holds Redis as a whole: see `docs/redis-keys.md` for how long.
 const DRIVERS_PER_SLICE: usize = 50;
@@ -40,52 +40,23 @@ const PIPELINES: usize = 4;
 /// The text of the script that ends a slice.
 pub(super) const NOTE: &str = concat!(include_str!("count.lua"), include_str!("note.lua"));
 
-/// One driver's part of a batch in one hour.
-#[derive(Debug)]
-pub(super) struct Folded<'a> {
-    pub(super) driver: &'a DriverId,
-    /// Oldest first, each millisecond once; never empty.
-    fixes: Vec<Fix>,
-}
-
-impl Folded<'_> {
-    /// The one that may become the driver's last of the hour.
-    pub(super) fn newest(&self) -> &Fix {
-        self.fixes.last().expect("a driver is folded for the sake of a fix")
-    }
-
-    /// Its fixes as one chunk of a track.
-    fn chunk(&self, hour: Hour) -> Vec<u8> {
-        let mut chunk = Vec::new();
-        track_codec::encode_chunk(hour, &self.fixes, &mut chunk);
-        chunk
-    }
-
-    /// The same without those that are in `held`, or a greater one in their place.
-    fn chunk_beside(&self, hour: Hour, held: &[u8]) -> Vec<u8> {
-        let mut chunk = Vec::new();
-        let mut greatest: HashMap<Timestamp, Fix> = HashMap::new();
-        // What cannot be read any more does not count as held.
-        for fix in track_codec::decoder(hour, held).map_while(Result::ok) {
-            let kept = greatest.entry(fix.ts).or_insert_with(|| fix.clone());
-            *kept = fix.max(kept.clone());
-        }
-        let lacks = |fix: &&Fix| greatest.get(&fix.ts).is_none_or(|held| held < *fix);
-        let missing: Vec<Fix> = self.fixes.iter().filter(lacks).cloned().collect();
-        track_codec::encode_chunk(hour, &missing, &mut chunk);
-        chunk
-    }
-}
-
 /// Some drivers of one shard.
 pub(super) struct Slice<'a, 'b> {
     pub(super) bucket: Shard,
     pub(super) drivers: &'b [Folded<'a>],
 }
 
-/// Of each driver of a slice, the cells that it has to leave; `None` if a newer fix was there. In an hour that is not
-/// sharded there are none.
-pub(super) type ToLeave = Vec<Option<Vec<Cell>>>;
+/// Of each driver of a slice, where it is now; `None` if a newer fix was there. In an hour that is not sharded there are
+/// none.
+pub(super) type Moves = Vec<Option<Move>>;
+
+/// A driver's way over borders.
+pub(super) struct Move {
+    /// The cell that it is in.
+    pub(super) to: Cell,
+    /// Those that it has yet to leave.
+    pub(super) from: Vec<Cell>,
+}
 
 impl Slice<'_, '_> {
     /// Counts a slice that was written, by what Redis answered.
@@ -101,14 +72,17 @@ impl Index {
         let connections = self.link.connections();
         self.marks.forget_before(batch.forget_before);
         let mut attempt = Attempt::new(batch.start, batch.repeated);
-        let mut folded = fold(self.keys.layout(), batch);
-        folded.retain(|(bucket, _)| !self.owes(&mut attempt, *bucket));
-        let slices = slices(&folded);
+        let mut drivers: BTreeMap<Shard, Vec<Folded<'_>>> = BTreeMap::new();
+        for folded in fold(batch.points, batch.forget_before) {
+            drivers.entry(self.keys.layout().bucket(folded.hour, folded.driver)).or_default().push(folded);
+        }
+        drivers.retain(|bucket, _| !self.owes(&mut attempt, *bucket));
+        let slices = slices(&drivers);
         let writes: Vec<Write<'_>> = slices.iter().map(|slice| self.write(&attempt, slice, batch.repeated)).collect();
         let mut written = Vec::with_capacity(slices.len());
-        for (slice, (to_leave, answers)) in slices.iter().zip(self.link.change(&writes, connections).await?) {
+        for (slice, (moves, answers)) in slices.iter().zip(self.link.change(&writes, connections).await?) {
             slice.count(&mut attempt, answers)?;
-            written.push(to_leave);
+            written.push(moves);
             let newest = slice.drivers.iter().map(|folded| (folded.driver, folded.newest()));
             self.mirror.put_in(slice.bucket.hour(), newest);
         }
@@ -173,7 +147,7 @@ struct Write<'b> {
 }
 
 impl Change for Write<'_> {
-    type Made = ToLeave;
+    type Made = Moves;
 
     /// Every write of a driver touches its track.
     fn watched(&self) -> &[Bytes] {
@@ -200,27 +174,27 @@ impl Change for Write<'_> {
                 request.command("ZCARD", 1).arg(self.keys.positions(self.bucket));
                 request.command("SCARD", 1).arg(self.keys.drivers(self.bucket));
             }
-            Layout::Sharded(_) => self.ask(&self.keys.at(self.bucket), request),
+            Layout::Sharded(_) => self.ask(&self.keys.leaving(self.bucket), request),
         }
     }
 
-    fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<ToLeave, StoreError> {
+    fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Moves, StoreError> {
         let mut seen = seen.into_iter();
         let mut next = || seen.next().ok_or_else(|| corrupt("a look was not answered"));
         let hour = self.bucket.hour();
         // Each track that a chunk may make gets its expiry with it.
         let mut is_expiring = true;
         let chunks: Vec<Vec<u8>> = if self.is_repeated {
-            let beside = |folded: &Folded<'_>| Ok(folded.chunk_beside(hour, &next()?.bytes()?.unwrap_or_default()));
+            let beside = |folded: &Folded<'_>| Ok(folded.chunk_beside(&next()?.bytes()?.unwrap_or_default()));
             self.drivers.iter().map(beside).collect::<Result<_, StoreError>>()?
         } else {
             is_expiring = next()?.count()? < self.tracks.len() as u64;
-            self.drivers.iter().map(|folded| folded.chunk(hour)).collect()
+            self.drivers.iter().map(Folded::chunk).collect()
         };
         let (stored, _, _) = (next()?.list()?, next()?, next()?);
         let is_whole = self.keys.layout() == Layout::Whole;
-        let visited = if is_whole { Vec::new() } else { next()?.list()? };
-        if stored.len() != self.drivers.len() || !is_whole && visited.len() != stored.len() {
+        let leaving = if is_whole { Vec::new() } else { next()?.list()? };
+        if stored.len() != self.drivers.len() || !is_whole && leaving.len() != stored.len() {
             return Err(corrupt("not everybody was looked at"));
         }
 
@@ -233,27 +207,31 @@ impl Change for Write<'_> {
             }
         }
 
-        let (mut newcomers, mut fixes, mut places, mut visits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (mut to_leave, mut visited) = (Vec::new(), visited.into_iter());
+        let (mut newcomers, mut fixes, mut places, mut left) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut moves, mut leaving) = (Vec::new(), leaving.into_iter());
         for (folded, stored) in self.drivers.iter().zip(stored) {
             let (driver, fix) = (folded.driver.as_str(), folded.newest());
-            let (stored, visited) = (stored.bytes()?, visited.next().map(Reply::bytes).transpose()?.flatten());
+            let (stored, leaving) = (stored.bytes()?, leaving.next().map(Reply::bytes).transpose()?.flatten());
             if self.is_repeated || stored.is_none() {
                 newcomers.push(driver);
             }
             let packed = packed::pack(hour, fix);
             // An equal fix is written again, which repairs.
-            if stored.is_some_and(|stored| *stored > *packed) {
-                to_leave.push(None);
+            if stored.as_ref().is_some_and(|stored| **stored > *packed) {
+                moves.push(None);
                 continue;
             }
-            if let Some(cell) = self.keys.layout().cell(fix.position) {
-                let others = others(visited.as_deref().unwrap_or_default(), cell)?;
-                if visited.is_none_or(|visited| *visited != *cell.to_string().as_bytes()) {
-                    let cells: Vec<String> = [cell].iter().chain(&others).map(Cell::to_string).collect();
-                    visits.push((driver, cells.join(",")));
+            if let Some(to) = self.keys.layout().cell(fix.position) {
+                let mut from = cells(leaving.as_deref().unwrap_or_default())?;
+                if let Some(stored) = stored {
+                    let position = packed::position(&stored).ok_or_else(|| corrupt("a packed fix cannot be read"))?;
+                    from.extend(self.keys.layout().cell(position).filter(|cell| !from.contains(cell)));
                 }
-                to_leave.push(Some(others));
+                from.retain(|cell| *cell != to);
+                if !from.is_empty() {
+                    left.push((driver, from.iter().map(Cell::to_string).collect::<Vec<_>>().join(",")));
+                }
+                moves.push(Some(Move { to, from }));
             } else {
                 places.push((score(fix).to_string(), driver));
             }
@@ -273,17 +251,14 @@ impl Change for Write<'_> {
             }
         }
         self.put("ZADD", &self.keys.positions(self.bucket), &places, request);
-        self.put("HSET", &self.keys.at(self.bucket), &visits, request);
-        if self.is_repeated && !is_whole {
-            self.expire(&self.keys.at(self.bucket), request);
-        }
+        self.put("HSET", &self.keys.leaving(self.bucket), &left, request);
         self.put("HSET", &self.fixes, &fixes, request);
         if !fixes.is_empty() {
             changes::tell(&self.changes, self.keys.layout().buckets(), self.by, &fixes, request);
             self.expire(&self.changes, request);
         }
         request.add(&self.note);
-        Ok(to_leave)
+        Ok(moves)
     }
 }
 
@@ -314,45 +289,20 @@ impl Write<'_> {
     }
 }
 
-/// The cells of a driver's visits, joined by commas, other than `cell`: those it has to leave for that.
-fn others(visits: &[u8], cell: Cell) -> Result<Vec<Cell>, StoreError> {
-    let visited = visits.split(|byte| *byte == b',').filter(|text| !text.is_empty());
-    let cells = visited.map(|text| std::str::from_utf8(text).ok().and_then(Cell::parse));
-    let cells: Option<Vec<Cell>> = cells.collect();
-    let cells = cells.ok_or_else(|| corrupt("what a driver has to leave is no cell"))?;
-    Ok(cells.into_iter().filter(|other| *other != cell).collect())
+/// Cells, out of their names joined by commas.
+fn cells(names: &[u8]) -> Result<Vec<Cell>, StoreError> {
+    let names = names.split(|byte| *byte == b',').filter(|name| !name.is_empty());
+    let cells = names.map(|name| std::str::from_utf8(name).ok().and_then(Cell::parse));
+    cells.collect::<Option<_>>().ok_or_else(|| corrupt("what a driver has to leave is no cell"))
 }
 
-/// Cuts a batch into slices.
-fn slices<'a, 'b>(folded: &'b [(Shard, Vec<Folded<'a>>)]) -> Vec<Slice<'a, 'b>> {
-    let cut = |(bucket, drivers): &'b (Shard, Vec<Folded<'a>>)| {
-        drivers.chunks(DRIVERS_PER_SLICE).map(|drivers| Slice { bucket: *bucket, drivers })
+/// Cuts the drivers of each shard into slices.
+fn slices<'a, 'b>(drivers: &'b BTreeMap<Shard, Vec<Folded<'a>>>) -> Vec<Slice<'a, 'b>> {
+    let cut = |(bucket, drivers): (&Shard, &'b Vec<Folded<'a>>)| {
+        let bucket = *bucket;
+        drivers.chunks(DRIVERS_PER_SLICE).map(move |drivers| Slice { bucket, drivers })
     };
-    folded.iter().flat_map(cut).collect()
-}
-
-/// The shards that a batch writes to, as far as their hours are still kept, each with its drivers in the order of ids.
-fn fold(layout: Layout, batch: Batch<'_>) -> Vec<(Shard, Vec<Folded<'_>>)> {
-    let kept = batch.points.iter().filter(|point| point.fix.ts.hour().end() >= batch.forget_before);
-    let mut points: Vec<(Shard, &Point)> =
-        kept.map(|point| (layout.bucket(point.fix.ts.hour(), &point.driver), point)).collect();
-    points.sort_unstable_by(|(at, a), (bt, b)| {
-        at.cmp(bt).then_with(|| a.driver.cmp(&b.driver)).then_with(|| a.fix.cmp(&b.fix))
-    });
-    let by_shard = points.chunk_by(|a, b| a.0 == b.0);
-    by_shard
-        .map(|points| {
-            let by_driver = points.chunk_by(|a, b| a.1.driver == b.1.driver);
-            (points[0].0, by_driver.map(fold_driver).collect())
-        })
-        .collect()
-}
-
-/// The sorted points of one driver: of those at the same millisecond the greatest, which comes last.
-fn fold_driver<'a>(points: &[(Shard, &'a Point)]) -> Folded<'a> {
-    let by_ms = points.chunk_by(|a, b| a.1.fix.ts == b.1.fix.ts);
-    let fixes = by_ms.map(|same| same[same.len() - 1].1.fix.clone()).collect();
-    Folded { driver: &points[0].1.driver, fixes }
+    drivers.iter().flat_map(cut).collect()
 }
 
 /// What GEOADD would set.

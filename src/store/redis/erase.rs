@@ -53,7 +53,7 @@ impl Index {
         let place = || [(self.keys.positions(shard), "ZREM"), (self.keys.drivers(shard), "SREM")];
         let removals = match shard.part() {
             Part::Whole => bucket().into_iter().chain(place()).collect(),
-            Part::Bucket(_) => bucket().into_iter().chain([(self.keys.at(shard), "HDEL")]).collect(),
+            Part::Bucket(_) => bucket().into_iter().chain([(self.keys.leaving(shard), "HDEL")]).collect(),
             Part::Place(_) => [(self.keys.seen(shard), "HDEL")].into_iter().chain(place()).collect::<Vec<_>>(),
         };
         let (keys, commands): (Vec<Bytes>, Vec<&str>) = removals.into_iter().unzip();

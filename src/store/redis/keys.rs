@@ -115,7 +115,7 @@ impl Keys {
             (Part::Whole, Layout::Sharded(_)) => {
                 return vec![(self.cells(shard), Exists), (self.cells(shard), Set), (self.atlas(shard), List)];
             }
-            (Part::Bucket(_), _) => bucket.push((self.at(shard), Hash)),
+            (Part::Bucket(_), _) => {}
             (Part::Place(_), _) => return std::iter::once((self.seen(shard), Exists)).chain(place).collect(),
         }
         bucket
@@ -127,7 +127,10 @@ impl Keys {
         let named = counted.filter(|(_, how)| *how != Counted::Exists).map(|(key, _)| key);
         let rest = match shard.part() {
             Part::Place(_) => vec![self.seen(shard), self.marks(shard)],
-            _ => vec![self.last(shard), self.changes(shard), self.marks(shard)],
+            Part::Bucket(_) => {
+                vec![self.last(shard), self.changes(shard), self.leaving(shard), self.marks(shard)]
+            }
+            Part::Whole => vec![self.last(shard), self.changes(shard), self.marks(shard)],
         };
         named.chain(rest).collect()
     }
@@ -142,9 +145,9 @@ impl Keys {
         self.key(shard, "atlas")
     }
 
-    /// Hash: the cell that each driver is in, then those it has yet to leave.
-    pub(super) fn at(&self, shard: Shard) -> Bytes {
-        self.key(shard, "at")
+    /// Hash: of drivers who have yet to leave cells, which.
+    pub(super) fn leaving(&self, shard: Shard) -> Bytes {
+        self.key(shard, "leaving")
     }
 
     /// Hash: of each driver the newest fix known in a cell: of its being there, or of its being elsewhere.

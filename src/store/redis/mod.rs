@@ -48,6 +48,7 @@ mod changes;
 mod density;
 mod erase;
 mod fleet;
+pub mod fold;
 mod forget;
 mod keys;
 mod link;

@@ -35,6 +35,12 @@ pub(super) fn pack(hour: Hour, fix: &Fix) -> Vec<u8> {
     bytes
 }
 
+/// Where the fix is that [`pack`] wrote as these bytes; `None` if it cannot have written them.
+pub(super) fn position(bytes: &[u8]) -> Option<Position> {
+    let coordinate = |at: usize| Some(unbiased(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?)));
+    Position::from_e7(coordinate(3)?, coordinate(7)?)
+}
+
 /// Reads what [`pack`] wrote; `None` if it cannot have written this.
 pub(super) fn unpack(hour: Hour, bytes: &[u8]) -> Option<Fix> {
     let (fixed, tags) = bytes.split_at_checked(FIXED_BYTES)?;
@@ -85,13 +91,16 @@ mod tests {
         #[test]
         fn comes_back_and_sorts_as_fixes_do(a in fix(), b in fix()) {
             prop_assert_eq!(unpack(HOUR, &pack(HOUR, &a)), Some(a.clone()));
+            prop_assert_eq!(position(&pack(HOUR, &a)), Some(a.position));
             prop_assert_eq!(pack(HOUR, &a).cmp(&pack(HOUR, &b)), a.cmp(&b));
         }
 
         #[test]
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let place = position(&bytes);
             if let Some(fix) = unpack(HOUR, &bytes) {
                 prop_assert_eq!(fix.ts.hour(), HOUR);
+                prop_assert_eq!(place, Some(fix.position));
             }
         }
     }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::apply::{Slice, ToLeave, score};
+use super::apply::{Move, Moves, Slice, score};
 use super::link::Command;
 use super::marks::Attempt;
 use super::newest::id;
@@ -47,32 +47,31 @@ impl Index {
         &self,
         attempt: &mut Attempt,
         slices: &[Slice<'_, '_>],
-        written: Vec<ToLeave>,
+        written: Vec<Moves>,
     ) -> Result<(), StoreError> {
         let mut places: BTreeSet<_> = BTreeSet::new();
         let mut here: BTreeMap<Shard, Vec<Visit>> = BTreeMap::new();
         let mut gone: BTreeMap<Shard, Vec<Visit>> = BTreeMap::new();
         let mut left: BTreeMap<Shard, Vec<(Bytes, Bytes)>> = BTreeMap::new();
-        for (slice, to_leave) in slices.iter().zip(written) {
+        for (slice, moves) in slices.iter().zip(written) {
             let hour = slice.bucket.hour();
-            for (folded, to_leave) in slice.drivers.iter().zip(to_leave) {
+            for (folded, moved) in slice.drivers.iter().zip(moves) {
                 // A driver with a newer fix is whoever's brought that.
-                let Some(to_leave) = to_leave else { continue };
+                let Some(Move { to, from }) = moved else { continue };
                 let newest = folded.newest();
                 let (driver, fix) = (id(folded.driver), Bytes::from(packed::pack(hour, newest)));
-                let Some(cell) = self.keys.layout().cell(newest.position) else { continue };
-                if !self.atlas.is_told(hour, cell) && !self.owes(attempt, Shard::whole(hour)) {
-                    places.insert((hour, cell));
+                if !self.atlas.is_told(hour, to) && !self.owes(attempt, Shard::whole(hour)) {
+                    places.insert((hour, to));
                 }
                 let visit = Visit { driver: driver.clone(), score: Some(score(newest)), fix: fix.clone() };
-                let mut owed = self.owes(attempt, Shard::place(hour, cell));
+                let mut owed = self.owes(attempt, Shard::place(hour, to));
                 if !owed {
-                    here.entry(Shard::place(hour, cell)).or_default().push(visit);
+                    here.entry(Shard::place(hour, to)).or_default().push(visit);
                 }
-                if to_leave.is_empty() {
+                if from.is_empty() {
                     continue;
                 }
-                for cell in to_leave {
+                for cell in from {
                     if self.owes(attempt, Shard::place(hour, cell)) {
                         owed = true;
                         continue;
@@ -80,7 +79,7 @@ impl Index {
                     let visit = Visit { driver: driver.clone(), score: None, fix: fix.clone() };
                     gone.entry(Shard::place(hour, cell)).or_default().push(visit);
                 }
-                // What a cell was not told stays in `at`, for the repetition to tell.
+                // What a cell was not told stays in `leaving`, for the repetition to tell.
                 if !owed {
                     left.entry(slice.bucket).or_default().push((driver, fix));
                 }
@@ -101,7 +100,7 @@ impl Index {
         }
         let calls = left.into_iter().flat_map(|(shard, drivers)| {
             let calls = drivers.chunks(DRIVERS_PER_CALL).map(|drivers| {
-                let call = Command::script(&self.left, vec![self.keys.fixes(shard), self.keys.at(shard)]);
+                let call = Command::script(&self.left, vec![self.keys.fixes(shard), self.keys.leaving(shard)]);
                 call.args(drivers.iter().flat_map(|(driver, fix)| [driver.clone(), fix.clone()]))
             });
             calls.collect::<Vec<_>>()
