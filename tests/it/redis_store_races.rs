@@ -284,6 +284,31 @@ async fn who_drives_into_a_new_cell_while_cells_are_read_is_found_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_crosses_two_borders_while_a_writer_crashes_is_in_the_last_cell_alone() {
+    let server = RedisServer::start();
+    // The first telling of a cell: the bucket has been written by then.
+    let mut gate = Gate::holding(b":seen", &server).await;
+    let slow = connected(&server, gate.url(), ONE, Some(7)).await;
+    let fast = connected(&server, server.url(), TWO, Some(7)).await;
+    let [first, second, third] =
+        [(0, 10), (2, 20), (4, 30)].map(|(step, seconds)| fleet(0, step, seconds)[..3].to_vec());
+    slow.apply(batch(&first, 1)).await.expect("Redis is there");
+    gate.close();
+    let crashing = async {
+        let held = gate.holds().await.expect("the gate is there");
+        held.send(Verdict::Cut).expect("the gate waits");
+    };
+    let (written, ()) = tokio::join!(slow.apply(batch(&second, 2)), crashing);
+    assert!(matches!(written, Err(StoreError::Unavailable(_))), "{written:?}");
+    assert!(server.keys().iter().any(|key| key.ends_with(":leaving")), "nobody has a cell to leave");
+
+    fast.apply(batch(&third, 1)).await.expect("Redis is there");
+    let all = [first, second, third].concat();
+    assert_holds(&fast, &all).await;
+    assert_sharded_keys(&server, &all, resolution(7));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn f27_a_server_far_away_is_written_to_over_many_lines() {
     let server = RedisServer::start();
     let switch = Switch::to(server.port()).await;
