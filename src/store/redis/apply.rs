@@ -223,10 +223,10 @@ impl Change for Write<'_> {
             }
             if let Some(to) = self.keys.layout().cell(fix.position) {
                 let mut from = cells(leaving.as_deref().unwrap_or_default())?;
-                if let Some(stored) = stored {
-                    let position = packed::position(&stored).ok_or_else(|| corrupt("a packed fix cannot be read"))?;
-                    from.extend(self.keys.layout().cell(position).filter(|cell| !from.contains(cell)));
-                }
+                // A fix that cannot be read any more tells no cell, and holds no newer one up.
+                let before = stored.as_deref().and_then(packed::position);
+                let before = before.and_then(|position| self.keys.layout().cell(position));
+                from.extend(before.filter(|cell| !from.contains(cell)));
                 from.retain(|cell| *cell != to);
                 if !from.is_empty() {
                     left.push((driver, from.iter().map(Cell::to_string).collect::<Vec<_>>().join(",")));
