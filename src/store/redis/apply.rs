@@ -62,7 +62,7 @@ impl Slice<'_, '_> {
     /// Counts a slice that was written, by what Redis answered.
     fn count(&self, attempt: &mut Attempt, mut answers: Vec<Reply>) -> Result<(), StoreError> {
         let count = answers.pop().ok_or_else(|| corrupt("a transaction answered nothing"))?;
-        attempt.called(self.bucket, count.unwrapped()).map(drop)
+        attempt.called(self.bucket, count).map(drop)
     }
 }
 

@@ -144,17 +144,19 @@ impl<'a> Search<'a> {
         for (probe, reply) in step.read.into_iter().zip(replies) {
             let Some(reply) = reply else { continue };
             let (shard, hour) = shards[probe.source];
+            // Each with its score.
             let members = reply.list()?;
-            index.density.note(shard, probe.cell, members.len() as u64);
-            let is_cut = members.len() >= DRIVERS_PER_READ;
+            let count = members.len() / 2;
+            index.density.note(shard, probe.cell, count as u64);
+            let is_cut = count >= DRIVERS_PER_READ;
             if is_cut && probe.cell.level() < QuadCell::MAX_LEVEL {
                 // There are more than was believed: it is quartered after all.
-                walk.counted(probe, members.len() as u64);
+                walk.counted(probe, count as u64);
                 continue;
             }
-            let mut last = None;
-            for member in members {
-                let (driver, cell) = placed(member)?;
+            let (mut members, mut last) = (members.into_iter(), None);
+            while let (Some(member), Some(score)) = (members.next(), members.next()) {
+                let (driver, cell) = (driver(member)?, square(score)?);
                 last = Some(driver.clone());
                 met.at(driver, cell, hour);
             }
@@ -185,7 +187,7 @@ impl Index {
     }
 
     fn read(&self, shards: &[(Shard, usize)], probe: Probe) -> Command {
-        within(Command::ranked(self.keys.positions(shards[probe.source].0)), probe.cell)
+        within(Command::on("ZRANGE", self.keys.positions(shards[probe.source].0)), probe.cell)
             .arg("BYSCORE")
             .arg("LIMIT")
             .number(0)
@@ -285,11 +287,8 @@ fn within(command: Command, cell: QuadCell) -> Command {
     command.number(scores.start).arg(format!("({}", scores.end))
 }
 
-/// A member and the square that its score stands for.
-fn placed(reply: Reply) -> Result<(DriverId, QuadCell), StoreError> {
-    let mut pair = reply.list()?.into_iter();
-    let id = driver(pair.next().unwrap_or(Reply::Nil))?;
-    let score = pair.next().unwrap_or(Reply::Nil).decimal()?.and_then(|score| u64::try_from(score).ok());
-    let cell = score.and_then(QuadCell::of_score).ok_or_else(|| corrupt("a score is no place"))?;
-    Ok((id, cell))
+/// The square that a score stands for.
+fn square(score: Reply) -> Result<QuadCell, StoreError> {
+    let score = score.decimal()?.and_then(|score| u64::try_from(score).ok());
+    score.and_then(QuadCell::of_score).ok_or_else(|| corrupt("a score is no place"))
 }

@@ -2,11 +2,7 @@
 //!
 //! Never here: where a command goes, or how.
 
-use std::sync::LazyLock;
-
 use bytes::Bytes;
-use fred::error::{Error, ErrorKind};
-use fred::types::Value;
 
 use super::place::Address;
 use crate::store::StoreError;
@@ -61,17 +57,9 @@ pub(super) enum Failure {
 }
 
 impl Command {
-    /// A command whose first argument is its key. A ZRANGE goes as a script, for the reason given in `node`.
+    /// A command whose first argument is its key.
     pub(in crate::store::redis) fn on(name: &'static str, key: Bytes) -> Self {
-        if name == "ZRANGE" {
-            return Self::script(&LISTING, vec![key]);
-        }
         Self { name, args: vec![key], target: Target::Key(0), script: None }
-    }
-
-    /// A ZRANGE with scores: what it answers is a list of pairs, which nobody mistakes for anything.
-    pub(in crate::store::redis) fn ranked(key: Bytes) -> Self {
-        Self { name: "ZRANGE", args: vec![key], target: Target::Key(0), script: None }
     }
 
     /// A command without a key.
@@ -143,15 +131,10 @@ pub(in crate::store::redis) struct Script {
     hash: Bytes,
 }
 
-/// A ZRANGE whose answer is not a bare list.
-static LISTING: LazyLock<Script> =
-    LazyLock::new(|| Script::new("return redis.call('ZRANGE', KEYS[1], unpack(ARGV))"));
-
 impl Script {
-    /// What the script returns is wrapped in a list, for the reason given in `node`; `Reply::unwrapped` undoes it.
+    /// A script with this text.
     pub(in crate::store::redis) fn new(text: &str) -> Self {
-        let text = format!("return {{(function()\n{text}\nend)()}}");
-        Self { hash: fred::util::sha1_hash(&text).into(), text: text.into() }
+        Self { hash: fred::util::sha1_hash(text).into(), text: text.to_owned().into() }
     }
 }
 
@@ -188,14 +171,6 @@ impl Reply {
         }
     }
 
-    /// A list that is the only element of a list; of anything else, itself. An empty list stands for nothing.
-    pub(in crate::store::redis) fn unwrapped(self) -> Self {
-        match self {
-            Self::List(items) => items.into_iter().next().unwrap_or(Self::Nil),
-            other => other,
-        }
-    }
-
     /// Text, of a string.
     pub(super) fn text(&self) -> Option<&str> {
         match self {
@@ -219,11 +194,6 @@ pub(super) fn unexpected() -> StoreError {
 }
 
 impl Failure {
-    /// What an error of Redis means.
-    pub(super) fn told(details: &str) -> Self {
-        Self::read(details).unwrap_or_else(|| Self::Down("an error".into()))
-    }
-
     /// The same of one command among others that were carried out: it is not sent again.
     pub(super) fn in_part(self) -> Self {
         match self {
@@ -232,14 +202,15 @@ impl Failure {
         }
     }
 
-    /// Redis says in the first word what is wrong; the rest may repeat arguments, and with them ids, so it goes no
-    /// further. Only what lies in the data itself is a refusal: a batch that was refused is not sent again.
-    fn read(details: &str) -> Option<Self> {
+    /// What an error of Redis means. It says in the first word what is wrong; the rest may repeat arguments, and with them
+    /// ids, so it goes no further. Only what lies in the data itself is a refusal: a batch that was refused is not sent
+    /// again.
+    pub(super) fn told(details: &str) -> Self {
         let mut words = details.split_whitespace();
         let word = words.next().unwrap_or_default();
         let is_code = word.len() >= 3 && word.bytes().all(|byte| byte.is_ascii_uppercase());
         let mut place = || words.nth(1).and_then(Address::parse);
-        Some(match word {
+        match word {
             "NOSCRIPT" => Self::NoScript,
             "MOVED" => place().map_or_else(|| Self::Again(word.into()), Self::Moved),
             "ASK" => place().map_or_else(|| Self::Again(word.into()), Self::Ask),
@@ -255,8 +226,8 @@ impl Failure {
                 Self::Down(NOT_ALLOWED.into())
             }
             _ if is_code => Self::Down(word.into()),
-            _ => return None,
-        })
+            _ => Self::Down("an error".into()),
+        }
     }
 
     /// What is wrong, in a few words.
@@ -292,47 +263,12 @@ impl From<StoreError> for Failure {
     }
 }
 
-impl From<&Error> for Failure {
-    fn from(error: &Error) -> Self {
-        let details = error.details();
-        Self::read(details).unwrap_or_else(|| match error.kind() {
-            ErrorKind::IO | ErrorKind::Tls => Self::Down(format!("{}: {details}", error.kind().to_str())),
-            kind => Self::Down(kind.to_str().into()),
-        })
-    }
-}
-
 /// What a command comes to that this user may not run.
 pub(in crate::store::redis) const NOT_ALLOWED: &str = "NOPERM: a command is not allowed here";
-
-impl From<Value> for Reply {
-    fn from(value: Value) -> Self {
-        match value {
-            Value::Null => Self::Nil,
-            Value::Boolean(flag) => Self::Integer(i64::from(flag)),
-            Value::Integer(number) => Self::Integer(number),
-            Value::Double(number) => Self::Bytes(number.to_string().into()),
-            Value::String(text) => Self::Bytes(text.into_inner()),
-            Value::Bytes(bytes) => Self::Bytes(bytes),
-            Value::Queued => Self::Bytes(Bytes::from_static(b"QUEUED")),
-            Value::Array(items) => Self::List(items.into_iter().map(Self::from).collect()),
-            Value::Map(map) => Self::List(
-                map.inner()
-                    .into_iter()
-                    .flat_map(|(key, value)| [Self::Bytes(key.into_bytes()), Self::from(value)])
-                    .collect(),
-            ),
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn failure(details: &'static str) -> Failure {
-        Failure::from(&Error::new(ErrorKind::Unknown, details))
-    }
 
     #[test]
     fn each_error_of_redis_means_what_to_do_next() {
@@ -352,9 +288,10 @@ mod tests {
             ("NOPERM this user has no permissions to run the 'set' command", Failure::Down(NOT_ALLOWED.into())),
             ("ERR unknown command 'EVALSHA', with args beginning with: 'x'", Failure::Down(NOT_ALLOWED.into())),
             ("ERR value is not a driver", Failure::Down("ERR".into())),
+            ("value is not a driver", Failure::Down("an error".into())),
         ];
         for (details, meant) in cases {
-            assert_eq!(failure(details), meant, "{details}");
+            assert_eq!(Failure::told(details), meant, "{details}");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! A connection that belongs to one write at a time: what is watched on it is watched for that write alone. It never
 //! connects anew, so whatever was begun on one that is lost ends there.
 //!
-//! It speaks the protocol (RESP2) itself. fred's clients connect anew behind one's back, and take some µs for each
-//! command, of which a write has one a driver.
+//! It speaks the protocol (RESP2) itself. fred's clients connect anew behind one's back, write each command of a pipeline
+//! by itself, so that a server is woken for each, and take some µs for it, of which a write has one a driver.
 //!
 //! Never here: what is watched or written, which server it is.
 
@@ -16,7 +16,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::command::{Command, Failure, Reply};
+use super::command::{Command, Failure, NOT_ALLOWED, Reply};
 use super::place::{Address, Dial};
 use super::slowlog;
 
@@ -24,11 +24,13 @@ use super::slowlog;
 const MOST_BYTES: usize = 64 << 20;
 /// An exchange that never takes less: a slice of a write is half a millisecond of Redis' time.
 const FAR: Duration = Duration::from_millis(3);
+/// Room for what is read at once.
+pub(super) const ROOM: usize = 16 << 10;
 /// How deep lists lie in lists at most: in what EXEC answers, a script's.
-const MOST_DEPTH: usize = 4;
+pub(super) const MOST_DEPTH: usize = 4;
 
 /// A way for bytes.
-trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for S {}
 
@@ -39,6 +41,8 @@ pub(super) struct Line {
     timeout: Duration,
     /// Whether nothing was executed on it yet: the server may not know our scripts.
     is_new: bool,
+    /// Whether the server does not let it be named.
+    is_nameless: bool,
     /// The least that an exchange took.
     fastest: Duration,
 }
@@ -93,6 +97,11 @@ impl Request {
         }
     }
 
+    /// As they go out.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// How many commands there are.
     pub(super) const fn commands(&self) -> usize {
         self.commands
@@ -131,11 +140,18 @@ impl Line {
         let timeout = dial.timeout();
         let opening = async {
             let stream = connect(dial, address).await.map_err(|error| broken(&error))?;
-            let mut line = Self { stream, received: BytesMut::new(), timeout, is_new: true, fastest: Duration::MAX };
+            let (received, fastest) = (BytesMut::new(), Duration::MAX);
+            let mut line = Self { stream, received, timeout, is_new: true, is_nameless: false, fastest };
             let answer = line.introduce(dial, question).await?;
             Ok((line, answer))
         };
         tokio::time::timeout(timeout, opening).await.unwrap_or_else(|_| Err(silent()))
+    }
+
+    /// Asks a server one thing, over a connection made for that.
+    pub(super) async fn ask_once(dial: &Dial, address: &Address, command: &Command) -> Result<Reply, Failure> {
+        let (_, answer) = Self::open(dial, address, Some(command)).await?;
+        answer.ok_or_else(|| Failure::Down("no reply".into()))
     }
 
     async fn introduce(&mut self, dial: &Dial, question: Option<&Command>) -> Result<Option<Reply>, Failure> {
@@ -157,9 +173,20 @@ impl Line {
         }
         let mut replies = self.exchange(request).await?;
         let answer = question.and_then(|_| replies.pop()).transpose()?;
+        self.is_nameless = replies.get(needed) == Some(&Err(Failure::Down(NOT_ALLOWED.into())));
         replies.truncate(needed);
         replies.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok(answer)
+    }
+
+    /// Whether the server does not let its clients be named.
+    pub(super) const fn is_nameless(&self) -> bool {
+        self.is_nameless
+    }
+
+    /// What it goes over, for who speaks the protocol without it; and how long an answer may take.
+    pub(super) fn into_stream(self) -> (Box<dyn Stream>, Duration) {
+        (self.stream, self.timeout)
     }
 
     /// Whether nothing was executed on it yet.
@@ -204,6 +231,7 @@ impl Line {
                 self.received.advance(length);
                 return Ok(reply);
             }
+            self.received.reserve(ROOM);
             let read = self.stream.read_buf(&mut self.received).await.map_err(|error| broken(&error))?;
             if read == 0 {
                 return Err(Failure::Down("the connection was closed".into()));
@@ -224,20 +252,20 @@ async fn connect(dial: &Dial, address: &Address) -> std::io::Result<Box<dyn Stre
     Ok(Box::new(connector.connect(name, stream).await?))
 }
 
-fn broken(error: &std::io::Error) -> Failure {
+pub(super) fn broken(error: &std::io::Error) -> Failure {
     Failure::Down(format!("IO: {}", error.kind()))
 }
 
-fn silent() -> Failure {
+pub(super) fn silent() -> Failure {
     Failure::Down("it does not answer".into())
 }
 
 /// What Redis answered to one command, in so many bytes.
-type Parsed = (Result<Reply, Failure>, usize);
+pub(super) type Parsed = (Result<Reply, Failure>, usize);
 
 /// The reply that `bytes` begin with, and its length; `None` if it is not all there. A list with an error among its
 /// elements, which EXEC alone answers, is that error: what else was in the list was done.
-fn parse(bytes: &[u8], depth: usize) -> Result<Option<Parsed>, Failure> {
+pub(super) fn parse(bytes: &[u8], depth: usize) -> Result<Option<Parsed>, Failure> {
     let unreadable = || Failure::Down("a reply cannot be read".into());
     let Some(end) = bytes.iter().position(|byte| *byte == b'\r').filter(|end| end + 1 < bytes.len()) else {
         return if bytes.len() > MOST_BYTES { Err(unreadable()) } else { Ok(None) };

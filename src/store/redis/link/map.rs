@@ -18,9 +18,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::command::{Command, Reply};
-use super::node::{Node, Tally, ask_once};
+use super::line::Line;
+use super::node::{Node, Tally};
 use super::place::{Address, Dial, Topology};
-use crate::store::StoreError;
 
 /// The slots of a cluster.
 const SLOTS: usize = 16_384;
@@ -83,7 +83,7 @@ impl Map {
 
 impl Territory {
     /// Of one server it knows all there is to know; of others nothing yet.
-    pub(super) fn new(topology: Topology, dial: Dial, probe: Command) -> Result<Self, StoreError> {
+    pub(super) fn new(topology: Topology, dial: Dial, probe: Command) -> Self {
         let map = Map { owners: vec![NOBODY; SLOTS], primaries: vec![], guests: vec![], replicas: vec![] };
         let territory = Self {
             map: ArcSwap::from_pointee(map),
@@ -95,9 +95,9 @@ impl Territory {
             probe,
         };
         if let Topology::Single(address) = &territory.topology {
-            territory.take(Layout::of_one(address.clone()))?;
+            territory.take(Layout::of_one(address.clone()));
         }
-        Ok(territory)
+        territory
     }
 
     /// The number of the database.
@@ -121,63 +121,60 @@ impl Territory {
     }
 
     /// Notes that a slot is at `address` now; the server there.
-    pub(super) fn moved(&self, slot: u16, address: Address) -> Result<Arc<Node>, StoreError> {
+    pub(super) fn moved(&self, slot: u16, address: Address) -> Arc<Node> {
         self.refresh.notify_one();
         let _changing = self.changing.lock();
         let old = self.map();
         let mut map = (*old).clone();
-        let index = self.primary(&mut map, &old, address)?;
+        let index = self.primary(&mut map, &old, address);
         let node = map.primaries[index].clone();
         map.guests.retain(|guest| !Arc::ptr_eq(guest, &node));
         map.owners[usize::from(slot)] = index as u16;
         self.map.store(Arc::new(map));
-        Ok(node)
+        node
     }
 
     /// The server at `address`, which may have no slot yet.
-    pub(super) fn guest(&self, address: Address) -> Result<Arc<Node>, StoreError> {
+    pub(super) fn guest(&self, address: Address) -> Arc<Node> {
         let _changing = self.changing.lock();
         let mut map = (*self.map()).clone();
         if let Some(node) = map.find(&address) {
-            return Ok(node);
+            return node;
         }
-        let node = self.node(&map, address)?;
+        let node = self.node(&map, address);
         map.guests.push(node.clone());
         self.map.store(Arc::new(map));
-        Ok(node)
+        node
     }
 
     /// The index of the primary at `address` in `map`, where it is put if it is not there.
-    fn primary(&self, map: &mut Map, known: &Map, address: Address) -> Result<usize, StoreError> {
+    fn primary(&self, map: &mut Map, known: &Map, address: Address) -> usize {
         if let Some(index) = map.primaries.iter().position(|node| *node.address() == address) {
-            return Ok(index);
+            return index;
         }
-        map.primaries.push(self.node(known, address)?);
-        Ok(map.primaries.len() - 1)
+        map.primaries.push(self.node(known, address));
+        map.primaries.len() - 1
     }
 
     /// The known server at `address`, or a new one.
-    fn node(&self, map: &Map, address: Address) -> Result<Arc<Node>, StoreError> {
-        if let Some(node) = map.find(&address) {
-            return Ok(node);
-        }
-        Ok(Arc::new(Node::start(&self.dial, address, self.tally.clone(), self.probe.clone())?))
+    fn node(&self, map: &Map, address: Address) -> Arc<Node> {
+        map.find(&address)
+            .unwrap_or_else(|| Arc::new(Node::start(&self.dial, address, self.tally.clone(), self.probe.clone())))
     }
 
     /// Takes a layout for the truth. Servers that have nothing in it are let go, guests only when they are known.
-    fn take(&self, layout: Layout) -> Result<(), StoreError> {
+    fn take(&self, layout: Layout) {
         let _changing = self.changing.lock();
         let old = self.map();
         let mut map =
             Map { owners: vec![NOBODY; SLOTS], primaries: vec![], guests: vec![], replicas: layout.replicas };
         for (slots, address) in layout.ranges {
-            let index = self.primary(&mut map, &old, address)?;
+            let index = self.primary(&mut map, &old, address);
             map.owners[usize::from(*slots.start())..=usize::from(*slots.end())].fill(index as u16);
         }
         let is_needed = |guest: &&Arc<Node>| map.find(guest.address()).is_none() && guest.answers();
         map.guests = old.guests.iter().filter(is_needed).cloned().collect();
         self.map.store(Arc::new(map));
-        Ok(())
     }
 
     /// Asks for the layout; false if nobody knows.
@@ -190,9 +187,7 @@ impl Territory {
             }
         };
         let Some(layout) = layout else { return false };
-        if let Err(error) = self.take(layout) {
-            tracing::warn!(%error, "cannot begin to connect to a Redis server");
-        }
+        self.take(layout);
         true
     }
 
@@ -215,9 +210,9 @@ impl Territory {
         let known = seeds.iter().chain(&map.replicas).chain(map.primaries.iter().map(|node| node.address()));
         let mut asked: FuturesUnordered<_> = known
             .map(|address| {
-                let (command, builder) = (&command, self.dial.server(address));
+                let command = &command;
                 async move {
-                    let reply = ask_once(&builder, command, self.dial.timeout()).await.ok()?;
+                    let reply = Line::ask_once(&self.dial, address, command).await.ok()?;
                     Layout::read(&reply, address)
                 }
             })
@@ -233,11 +228,11 @@ impl Territory {
     /// The primary that most sentinels name. A sentinel that answers late or never is not waited for.
     async fn ask_sentinels(&self, sentinels: &[Address], service: &str) -> Option<Address> {
         let command = Command::keyless("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(service.to_owned());
+        let (dial, patience) = (&self.dial.of_sentinels(), self.dial.timeout() / 2);
         let asked = sentinels.iter().map(|sentinel| {
-            let (command, builder) = (&command, self.dial.sentinel(sentinel));
-            let patience = self.dial.timeout() / 2;
+            let asking = Line::ask_once(dial, sentinel, &command);
             async move {
-                let reply = tokio::time::timeout(patience, ask_once(&builder, command, patience)).await.ok()?.ok()?;
+                let reply = tokio::time::timeout(patience, asking).await.ok()?.ok()?;
                 let Reply::List(parts) = reply else { return None };
                 let [host, port] = parts.as_slice() else { return None };
                 Some(Address::Tcp { host: host.text()?.to_owned(), port: port.text()?.parse().ok()? })

@@ -1,8 +1,9 @@
-//! The way to Redis, whatever its topology. Below this module alone is known which client library it is (fred): commands go
-//! out and replies come in as types of our own, so that another client is this folder's work.
+//! The way to Redis, whatever its topology. Below this module alone is known what speaks to it: commands go out and
+//! replies come in as types of our own. fred reads URLs, begins TLS and reckons slots; connections are our own, for the
+//! reasons given in `line`.
 //!
-//! Every primary has a client of its own (`node`), for a client of a whole cluster stalls as a whole when one of its
-//! servers does. So the slots are ours to know (`map`): a pipeline is cut by slot, its parts go to their servers at
+//! Every primary has connections of its own (`node`): a client of a whole cluster stalls as a whole when one of its
+//! servers does. One of them carries all questions (`pipe`). So the slots are ours to know (`map`): a pipeline is cut by slot, its parts go to their servers at
 //! once, and what is answered with MOVED or ASK is sent where that says. A server that answers nothing costs only what
 //! is asked of it. One server, or the primary that sentinels name, is a map with one owner.
 //!
@@ -38,6 +39,7 @@ mod line;
 mod map;
 mod memory;
 mod node;
+mod pipe;
 mod place;
 mod slowlog;
 
@@ -94,10 +96,10 @@ impl Link {
     /// Begins to connect, and returns at once. `ca` is a file of certificates to trust instead of the system's; `key`
     /// is one that servers may be asked about. Must be called within a Tokio runtime.
     pub(super) fn open(url: &str, ca: Option<&Path>, deadline: Duration, key: Bytes) -> Result<Self, StoreError> {
-        // fred takes rustls' process-wide provider; whoever installed one before us has the say.
+        // fred's TLS takes rustls' process-wide provider; whoever installed one before us has the say.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (topology, dial) = place::read(url, ca, deadline)?;
-        let territory = Arc::new(Territory::new(topology, dial, Command::on("EXISTS", key))?);
+        let territory = Arc::new(Territory::new(topology, dial, Command::on("EXISTS", key)));
         let upkeep = tokio::spawn(map::keep_up(territory.clone())).abort_handle();
         Ok(Self { territory, upkeep, patience: deadline / 2, whose: ArcSwapOption::empty() })
     }
@@ -122,7 +124,7 @@ impl Link {
         let _ = tokio::time::timeout(patience, all).await;
     }
 
-    /// Clients that no longer answered and were replaced.
+    /// Connections that no longer answered and were let go.
     pub(super) fn rebuilds(&self) -> u64 {
         self.territory.tally.rebuilds.load(Ordering::Relaxed)
     }
@@ -325,11 +327,11 @@ impl Link {
         match failure {
             Failure::Moved(address) if self.territory.is_cluster() => {
                 let address = address.clone().or_host_of(node.address());
-                Some((Route::At(self.territory.moved(slot?, address).ok()?), false))
+                Some((Route::At(self.territory.moved(slot?, address)), false))
             }
             Failure::Ask(address) if self.territory.is_cluster() => {
                 let address = address.clone().or_host_of(node.address());
-                Some((Route::Asking(self.territory.guest(address).ok()?), false))
+                Some((Route::Asking(self.territory.guest(address)), false))
             }
             Failure::Again(_) => Some((Route::Owner, true)),
             Failure::ReadOnly if self.territory.is_known_by_others() => {

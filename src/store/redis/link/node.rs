@@ -1,17 +1,10 @@
-//! One server of Redis, and the client that talks to it.
+//! One server of Redis, and the connections to it: one that carries all questions, which is made anew when it ends, and
+//! lines for writes.
 //!
-//! fred's client cannot be trusted to notice that it is stuck (a frozen server under a trickle of writes, a router
-//! blocked in a socket, a router that ended), so a watchdog asks it every second and puts a new one in its place.
-//! Every pipeline has a timeout; there are never more than [`IN_FLIGHT`] of them, because fred's own bound can end
-//! its router. Whoever gets no answer wakes the watchdog. A server that has not answered for [`BROKEN`] is not asked
-//! until it answers the watchdog. What is asked is whether it serves keys: a server that is up, and does not yet take
-//! itself for a part of its cluster, does not.
-//!
-//! fred also takes any list of three to five strings that begins with `message`, `subscribe` or the like for news of
-//! a subscription, drops it, and gives every later reply to the command before its own. A driver may be called so.
-//! Therefore no reply is a bare list of names: what scripts return comes wrapped in a list, and a ZRANGE goes as a
-//! script. (MULTI and EXEC would wrap it too, but a full server refuses all that comes after MULTI. Inside lists fred
-//! leaves such strings alone in RESP3, not in RESP2.)
+//! A watchdog asks over the first every second, and makes a new one when nothing comes back. Every pipeline has a timeout; there
+//! are never more than [`IN_FLIGHT`] of them. Whoever gets no answer wakes the watchdog. A server that has not answered for
+//! [`BROKEN`] is not asked until it answers the watchdog. What is asked is whether it serves keys: a server that is up, and
+//! does not yet take itself for a part of its cluster, does not.
 //!
 //! Never here: which server a command belongs to.
 
@@ -19,25 +12,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-use fred::clients::Pipeline;
-use fred::error::Error;
-use fred::interfaces::{ClientLike, EventInterface};
-use fred::prelude::{Builder, Client};
-use fred::types::{ClusterHash, ConnectHandle, CustomCommand, Value};
 use parking_lot::Mutex;
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use super::Whose;
 use super::change::LINES_AFAR;
 use super::command::{Command, Failure, NOT_ALLOWED, Reply};
-use super::line::Line;
+use super::line::{Line, Request};
 use super::memory::{Evicted, Memory};
+use super::pipe::Pipe;
 use super::place::{Address, Dial};
 use super::slowlog::{self, Seen};
-use crate::store::StoreError;
 
 /// Pipelines on their way at once, to one server.
 const IN_FLIGHT: usize = 64;
@@ -47,10 +33,8 @@ const WATCH: Duration = Duration::from_secs(1);
 const WATCH_BROKEN: Duration = Duration::from_millis(100);
 /// So long without an answer, and nobody waits for this server any more.
 const BROKEN: Duration = Duration::from_millis(1_500);
-/// So long without an answer of a client that believes itself connected, and it is replaced.
-const SILENT_CONNECTED: Duration = Duration::from_secs(3);
-/// One that knows that it is not connected gets longer: it reconnects by itself.
-const SILENT_DISCONNECTED: Duration = Duration::from_secs(15);
+/// So long without an answer over a connection, and it is let go.
+const SILENT: Duration = Duration::from_secs(3);
 /// A connection that is just being made is waited for as long as this.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(300);
 /// Lines that are kept for the next write.
@@ -61,12 +45,12 @@ const SLOW_LOG_EVERY: Duration = Duration::from_secs(10);
 /// What all servers of a store count together.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// Clients that the watchdogs replaced.
+    /// Connections that the watchdogs let go.
     pub(super) rebuilds: AtomicU64,
     /// Entries of slow logs: of clients of our name, and of others.
     pub(super) slow_own: AtomicU64,
     pub(super) slow_others: AtomicU64,
-    /// Connections that were made.
+    /// Connections for questions that were made.
     pub(super) arrivals: AtomicU64,
     /// Connections made and broken.
     pub(super) connections: AtomicU64,
@@ -80,7 +64,6 @@ pub(super) struct Tally {
 /// One server.
 #[derive(Debug)]
 pub(super) struct Node {
-    address: Address,
     state: Arc<State>,
     watchdog: AbortHandle,
 }
@@ -88,66 +71,53 @@ pub(super) struct Node {
 #[derive(Debug)]
 struct State {
     dial: Dial,
-    builder: Builder,
+    address: Address,
+    /// The connection that carries questions; none before the first.
+    pipe: watch::Sender<Option<Arc<Pipe>>>,
+    /// Why there is none, as far as is known.
+    trouble: Arc<Mutex<Option<String>>>,
     /// Connections that wait for a write.
     lines: Mutex<Vec<Line>>,
-    live: ArcSwap<Live>,
     in_flight: Semaphore,
     /// So long a pipeline may take.
     timeout: Duration,
     silent_since: Mutex<Option<Instant>>,
     /// Wakes the watchdog.
-    suspected: Notify,
+    suspected: Arc<Notify>,
     may_evict: AtomicBool,
     is_far: AtomicBool,
     tally: Arc<Tally>,
 }
 
-/// A client and the tasks that belong to it.
-#[derive(Debug)]
-struct Live {
-    client: Client,
-    running: ConnectHandle,
-    tending: AbortHandle,
-    /// Why it is not connected, as far as is known.
-    trouble: Arc<Mutex<Option<String>>>,
-}
-
 impl Node {
     /// Begins to connect, and returns at once. `probe` is what the watchdog asks. Must be called within a Tokio runtime.
-    pub(super) fn start(
-        dial: &Dial,
-        address: Address,
-        tally: Arc<Tally>,
-        probe: Command,
-    ) -> Result<Self, StoreError> {
-        let builder = dial.server(&address);
-        let live = ArcSwap::from_pointee(Live::start(&builder, &tally)?);
+    pub(super) fn start(dial: &Dial, address: Address, tally: Arc<Tally>, probe: Command) -> Self {
         let state = Arc::new(State {
             dial: dial.clone(),
-            builder,
+            address,
+            pipe: watch::Sender::new(None),
+            trouble: Arc::default(),
             lines: Mutex::default(),
-            live,
             in_flight: Semaphore::new(IN_FLIGHT),
             timeout: dial.timeout(),
             silent_since: Mutex::new(None),
-            suspected: Notify::new(),
+            suspected: Arc::default(),
             may_evict: AtomicBool::new(false),
             is_far: AtomicBool::new(false),
             tally,
         });
         let watchdog = tokio::spawn(watch(state.clone(), probe)).abort_handle();
-        Ok(Self { address, state, watchdog })
+        Self { state, watchdog }
     }
 
     /// Where it is.
-    pub(super) const fn address(&self) -> &Address {
-        &self.address
+    pub(super) fn address(&self) -> &Address {
+        &self.state.address
     }
 
     /// Whether it can be asked, as far as is known.
     pub(super) fn answers(&self) -> bool {
-        self.state.live.load().client.is_connected() && !self.state.is_broken()
+        self.state.pipe().is_some() && !self.state.is_broken()
     }
 
     /// Whether nobody waits for it any more: it has been silent for too long.
@@ -162,7 +132,7 @@ impl Node {
 
     /// Waits for the connection, no longer than `patience`.
     pub(super) async fn settled(&self, patience: Duration) {
-        self.state.live.load_full().connected(patience).await;
+        self.state.connected(patience).await;
     }
 
     /// Sends commands in one pipeline, each right after ASKING if `asking`. As many replies as commands, or what
@@ -175,20 +145,27 @@ impl Node {
         if self.state.is_broken() {
             // Whoever asks again at once must not keep the watchdog from its turn.
             tokio::task::yield_now().await;
-            return Err(self.state.live.load().down());
+            return Err(self.state.down());
         }
         let _permit = self.state.in_flight.acquire().await.expect("the semaphore is never closed");
-        let live = self.state.live.load_full();
         if self.state.silent_since.lock().is_none() {
-            live.connected(CONNECT_PATIENCE).await;
+            self.state.connected(CONNECT_PATIENCE).await;
+        }
+        let Some(pipe) = self.state.pipe() else { return Err(self.state.down()) };
+        let mut request = Request::default();
+        request.asks = asking;
+        for command in commands {
+            request.add(command);
         }
         let begun = Instant::now();
-        let outcome = live.send(commands, asking).await;
-        if !live.client.is_connected() || begun.elapsed() >= self.state.timeout {
+        let outcome = pipe.exchange(request).await;
+        if !pipe.is_open() || begun.elapsed() >= self.state.timeout {
             self.state.silent_since.lock().get_or_insert(begun);
             self.state.suspected.notify_one();
         }
-        outcome
+        // What went wrong with ASKING goes wrong with the command behind it too, and is told there.
+        let step = 1 + usize::from(asking);
+        outcome.map(|replies| replies.into_iter().skip(step - 1).step_by(step).collect())
     }
 
     /// A connection that nobody else uses: one that was kept, or a new one. A new one must answer as `whose` says; in a
@@ -201,7 +178,7 @@ impl Node {
     ) -> Result<Line, Failure> {
         if self.state.is_broken() {
             tokio::task::yield_now().await;
-            return Err(self.state.live.load().down());
+            return Err(self.state.down());
         }
         while let Some(mut line) = self.kept() {
             if line.is_quiet() {
@@ -209,7 +186,7 @@ impl Node {
             }
         }
         let question = whose.filter(|_| !is_cluster).map(|whose| &whose.question);
-        let (line, answer) = Line::open(&self.state.dial, &self.address, question).await?;
+        let (line, answer) = Line::open(&self.state.dial, &self.state.address, question).await?;
         let is_ours = match whose {
             None => true,
             Some(_) if is_cluster => self.state.tally.connections.load(Ordering::Acquire) == connections,
@@ -260,166 +237,101 @@ impl Drop for Node {
     }
 }
 
-/// Asks the server that `builder` is for, through a client of its own.
-pub(super) async fn ask_once(builder: &Builder, command: &Command, patience: Duration) -> Result<Reply, Failure> {
-    let live = Live::start(builder, &Arc::default()).map_err(|_| Failure::Down("no client".into()))?;
-    live.connected(patience).await;
-    let mut replies = live.send(&[command], false).await?;
-    replies.pop().unwrap_or_else(|| Err(Failure::Down("no reply".into())))
-}
-
 impl State {
     fn is_broken(&self) -> bool {
         self.silent_since.lock().is_some_and(|since| since.elapsed() >= BROKEN)
     }
-}
 
-impl Live {
-    fn start(builder: &Builder, tally: &Arc<Tally>) -> Result<Self, StoreError> {
-        let client = builder.build().map_err(|error| Failure::from(&error))?;
-        let trouble = Arc::default();
-        let tending = tokio::spawn(tend(client.clone(), Arc::clone(&trouble), tally.clone())).abort_handle();
-        let running = client.connect();
-        Ok(Self { client, running, tending, trouble })
+    /// The connection that carries questions, if there is one.
+    fn pipe(&self) -> Option<Arc<Pipe>> {
+        self.pipe.borrow().clone().filter(|pipe| pipe.is_open())
     }
 
     async fn connected(&self, patience: Duration) {
-        if !self.client.is_connected() {
+        if self.pipe().is_none() {
+            let mut pipes = self.pipe.subscribe();
+            let is_open = |pipe: &Option<Arc<Pipe>>| pipe.as_ref().is_some_and(|pipe| pipe.is_open());
             // Whoever comes without a connection is told so by every call.
-            let _ = tokio::time::timeout(patience, self.client.wait_for_connect()).await;
+            let _ = tokio::time::timeout(patience, pipes.wait_for(is_open)).await;
         }
     }
 
     fn down(&self) -> Failure {
         let trouble = self.trouble.lock().as_ref().map_or_else(String::new, |trouble| format!(" ({trouble})"));
-        Failure::Down(if self.client.is_connected() {
+        Failure::Down(if self.pipe().is_some() {
             "it does not answer".into()
         } else {
             format!("not connected{trouble}")
         })
     }
 
-    async fn send(&self, commands: &[&Command], asking: bool) -> Result<Vec<Result<Reply, Failure>>, Failure> {
-        if !self.client.is_connected() {
-            return Err(self.down());
-        }
-        let pipeline = self.client.pipeline();
-        let mut sent = 0;
-        for command in commands {
-            if asking {
-                sent += queue(&pipeline, "ASKING", vec![]).await?;
+    /// Makes the connection that carries questions. That there is a new one is counted before anything goes over it, that
+    /// it ended before anybody hears of it.
+    async fn open(&self) -> Result<Arc<Pipe>, Failure> {
+        let line = match Line::open(&self.dial, &self.address, None).await {
+            Ok((line, _)) => line,
+            Err(failure) => {
+                *self.trouble.lock() = Some(failure.clone().words());
+                return Err(failure);
             }
-            let args = command.args.iter().cloned().map(Value::Bytes).collect();
-            sent += queue(&pipeline, command.name, args).await?;
+        };
+        if line.is_nameless() && !self.tally.told_of_names.swap(true, Ordering::Relaxed) {
+            tracing::warn!("Redis does not let its clients be named: its slow log cannot tell ours from others");
         }
-        let replies: Vec<Result<Value, Error>> = pipeline.try_all().await;
-        if replies.len() != sent {
-            // The pipeline as a whole failed: one error stands for all.
-            let error = replies.into_iter().find_map(Result::err);
-            return Err(error.map_or_else(|| Failure::Down("no reply".into()), |error| Failure::from(&error)));
-        }
-        let mut replies =
-            replies.into_iter().map(|reply| reply.map(Reply::from).map_err(|error| Failure::from(&error)));
-        let mut next = || replies.next().expect("as many replies as were sent");
-        Ok(commands.iter().map(|command| reply(command, asking, &mut next)).collect())
+        *self.trouble.lock() = None;
+        self.tally.connections.fetch_add(1, Ordering::Release);
+        self.tally.arrivals.fetch_add(1, Ordering::Release);
+        let (tally, trouble, suspected) = (self.tally.clone(), self.trouble.clone(), self.suspected.clone());
+        let ended = move |failure: &Failure| {
+            // What was known of this one says nothing about the next.
+            tally.connections.fetch_add(1, Ordering::Release);
+            *trouble.lock() = Some(failure.clone().words());
+            suspected.notify_one();
+        };
+        let pipe = Arc::new(Pipe::over(line, ended));
+        self.pipe.send_replace(Some(pipe.clone()));
+        Ok(pipe)
     }
 
+    /// Asks over the connection there is, or over a new one.
     async fn ask(&self, command: &Command) -> Result<Reply, Failure> {
-        let mut replies = self.send(&[command], false).await?;
-        replies.pop().unwrap_or_else(|| Err(Failure::Down("no reply".into())))
+        let pipe = match self.pipe() {
+            Some(pipe) => pipe,
+            None => self.open().await?,
+        };
+        let mut request = Request::default();
+        request.add(command);
+        pipe.exchange(request).await?.pop().unwrap_or_else(|| Err(Failure::Down("no reply".into())))
     }
-}
 
-impl Drop for Live {
-    fn drop(&mut self) {
-        self.tending.abort();
-        self.running.abort();
-    }
-}
-
-async fn queue(pipeline: &Pipeline<Client>, name: &'static str, args: Vec<Value>) -> Result<usize, Failure> {
-    let command = CustomCommand::new_static(name, ClusterHash::Random, false);
-    let queued: Result<Value, Error> = pipeline.custom(command, args).await;
-    queued.map(|_| 1).map_err(|error| Failure::from(&error))
-}
-
-/// The reply of one command, of all that came for it.
-fn reply(
-    command: &Command,
-    asking: bool,
-    next: &mut impl FnMut() -> Result<Reply, Failure>,
-) -> Result<Reply, Failure> {
-    if asking {
-        // What went wrong with it goes wrong with the command too, and is told there.
-        let _ = next();
-    }
-    let reply = next();
-    if command.is_script() { reply.map(Reply::unwrapped) } else { reply }
-}
-
-/// Names each new connection, and keeps why there is none.
-async fn tend(client: Client, trouble: Arc<Mutex<Option<String>>>, tally: Arc<Tally>) {
-    let (mut connections, mut errors) = (client.reconnect_rx(), client.error_rx());
-    loop {
-        tokio::select! {
-            connection = connections.recv() => match connection {
-                Ok(_) | Err(RecvError::Lagged(_)) => {
-                    tally.connections.fetch_add(1, Ordering::Release);
-                    *trouble.lock() = None;
-                    tally.arrivals.fetch_add(1, Ordering::Release);
-                    name(&client, &tally).await;
-                }
-                Err(RecvError::Closed) => return,
-            },
-            error = errors.recv() => match error {
-                Ok((error, _)) => {
-                    // Before the next connection is made: what was known of this one says nothing about that.
-                    tally.connections.fetch_add(1, Ordering::Release);
-                    *trouble.lock() = Some(Failure::from(&error).words());
-                }
-                Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return,
-            },
+    fn let_go(&self) {
+        if self.pipe().is_some() {
+            self.pipe.send_replace(None);
+            self.tally.connections.fetch_add(1, Ordering::Release);
+            self.tally.rebuilds.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!("let go of a connection to Redis over which nothing came back");
         }
     }
 }
 
-async fn name(client: &Client, tally: &Tally) {
-    let command = CustomCommand::new_static("CLIENT", ClusterHash::Random, false);
-    let named: Result<Value, Error> = client.custom(command, vec!["SETNAME", slowlog::CLIENT_NAME]).await;
-    if let Err(error) = named
-        && Failure::from(&error) == Failure::Down(NOT_ALLOWED.into())
-        && !tally.told_of_names.swap(true, Ordering::Relaxed)
-    {
-        tracing::warn!("Redis does not let its clients be named: its slow log cannot tell ours from others");
-    }
-}
-
-/// Asks again and again, and replaces the client when it has ended, or when nothing comes back from it.
+/// Asks again and again, connects when there is no connection, and lets go of one over which nothing comes back.
 async fn watch(state: Arc<State>, probe: Command) {
     let mut slow_log = SlowLog::default();
     let mut evicted = Evicted::default();
-    state.live.load_full().connected(WATCH).await;
     let mut quiet_since = Instant::now();
     loop {
-        let live = state.live.load_full();
         let begun = Instant::now();
-        if tokio::time::timeout(WATCH, live.ask(&probe)).await.is_ok_and(is_served) {
+        if tokio::time::timeout(WATCH, state.ask(&probe)).await.is_ok_and(is_served) {
             *state.silent_since.lock() = None;
-            slow_log.look(&live, &state.tally).await;
-            state.look_at_memory(&live, &mut evicted).await;
+            slow_log.look(&state).await;
+            state.look_at_memory(&mut evicted).await;
             let _ = tokio::time::timeout(WATCH.saturating_sub(begun.elapsed()), state.suspected.notified()).await;
             quiet_since = Instant::now();
             continue;
         }
         state.silent_since.lock().get_or_insert(begun);
-        let patience = match () {
-            () if live.running.is_finished() => WATCH,
-            () if live.client.is_connected() => SILENT_CONNECTED,
-            () => SILENT_DISCONNECTED,
-        };
-        if quiet_since.elapsed() >= patience {
-            state.replace();
+        if quiet_since.elapsed() >= SILENT {
+            state.let_go();
             quiet_since = Instant::now();
         }
         tokio::time::sleep(WATCH_BROKEN).await;
@@ -436,8 +348,8 @@ fn is_served(answer: Result<Reply, Failure>) -> bool {
 
 impl State {
     /// A server that does not tell is asked again: an access list may change.
-    async fn look_at_memory(&self, live: &Live, evicted: &mut Evicted) {
-        let info = live.ask(&Command::keyless("INFO").arg("memory").arg("stats")).await;
+    async fn look_at_memory(&self, evicted: &mut Evicted) {
+        let info = self.ask(&Command::keyless("INFO").arg("memory").arg("stats")).await;
         let Some(memory) = info.ok().and_then(|info| Memory::read(info.text()?)) else { return };
         self.may_evict.store(memory.may_evict, Ordering::Relaxed);
         if memory.may_evict && !self.tally.told_of_policy.swap(true, Ordering::Relaxed) {
@@ -448,15 +360,6 @@ impl State {
             tracing::warn!(keys = evictions, "Redis let go of keys because it was full");
             self.tally.evictions.fetch_add(evictions, Ordering::Release);
         }
-    }
-
-    fn replace(&self) {
-        match Live::start(&self.builder, &self.tally) {
-            Ok(fresh) => self.live.store(Arc::new(fresh)),
-            Err(error) => return tracing::warn!(%error, "cannot build a Redis client"),
-        }
-        self.tally.rebuilds.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!("replaced a Redis client that no longer answered");
     }
 }
 
@@ -469,20 +372,20 @@ struct SlowLog {
 
 impl SlowLog {
     /// Reads it, when it is time. A server that does not show it is asked again: an access list may change.
-    async fn look(&mut self, live: &Live, tally: &Tally) {
+    async fn look(&mut self, state: &State) {
         if self.next.is_some_and(|next| Instant::now() < next) {
             return;
         }
         self.next = Some(Instant::now() + SLOW_LOG_EVERY);
         let command = Command::keyless("SLOWLOG").arg("GET").number(slowlog::ENTRIES);
-        match live.ask(&command).await {
+        match state.ask(&command).await {
             Ok(answer) => {
-                let fresh = self.seen.look(&answer);
+                let (fresh, tally) = (self.seen.look(&answer), &state.tally);
                 tally.slow_own.fetch_add(fresh.own, Ordering::Relaxed);
                 tally.slow_others.fetch_add(fresh.others, Ordering::Relaxed);
             }
             Err(failure) if failure == Failure::Down(NOT_ALLOWED.into()) => {
-                if !tally.told_of_slow_log.swap(true, Ordering::Relaxed) {
+                if !state.tally.told_of_slow_log.swap(true, Ordering::Relaxed) {
                     tracing::warn!("Redis does not show its slow log here: its entries are not counted");
                 }
             }

@@ -5,11 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fred::prelude::Builder;
-use fred::types::RespVersion;
-use fred::types::config::{
-    Config, ReconnectError, ReconnectPolicy, Server, ServerConfig, TlsConfig, TlsConnector, UnresponsiveConfig,
-};
+use fred::types::config::{Config, Server, ServerConfig, TlsConfig, TlsConnector};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
@@ -17,8 +13,6 @@ use crate::store::StoreError;
 
 /// How long a pipeline may take at most: far more than a slice needs, and less than a caller's patience.
 const PIPELINE_TIMEOUT: Duration = Duration::from_secs(1);
-/// A server that comes back is found again within this time.
-const RECONNECT_AT_LEAST_EVERY_MS: u32 = 500;
 
 /// Where one server is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -89,9 +83,6 @@ pub(super) fn read(url: &str, ca: Option<&Path>, deadline: Duration) -> Result<(
     // The parser's own words may repeat the URL, and with it a password.
     let mut servers =
         Config::from_url(&url).map_err(|_| StoreError::Refused("the Redis URL cannot be read".into()))?;
-    servers.fail_fast = false;
-    // With the older protocol fred adds a word to nested lists that look like news of a subscription.
-    servers.version = RespVersion::RESP3;
     servers.tls = if is_tls { Some(tls(ca)?) } else { None };
     let mut sentinels = servers.clone();
     sentinels.database = None;
@@ -157,44 +148,9 @@ impl Dial {
         self.servers.tls.as_ref().map(|tls| &tls.connector)
     }
 
-    /// For clients of the server at `address`.
-    pub(super) fn server(&self, address: &Address) -> Builder {
-        self.builder(&self.servers, address)
-    }
-
-    /// For clients of the sentinel at `address`.
-    pub(super) fn sentinel(&self, address: &Address) -> Builder {
-        self.builder(&self.sentinels, address)
-    }
-
-    fn builder(&self, config: &Config, address: &Address) -> Builder {
-        let server = match address {
-            Address::Tcp { host, port } => ServerConfig::new_centralized(host.clone(), *port),
-            Address::Unix(path) => ServerConfig::Unix { path: path.clone() },
-        };
-        let timeout = self.timeout;
-        let mut builder = Builder::from_config(Config { server, ..config.clone() });
-        builder
-            .set_policy(ReconnectPolicy::new_exponential(0, 50, RECONNECT_AT_LEAST_EVERY_MS, 2))
-            .with_performance_config(|config| {
-                config.default_command_timeout = timeout;
-                config.max_feed_count = 1_000;
-            })
-            .with_connection_config(|config| {
-                config.connection_timeout = timeout;
-                config.internal_command_timeout = timeout;
-                config.max_command_attempts = 1;
-                config.max_command_buffer_len = 0;
-                config.unresponsive = UnresponsiveConfig {
-                    max_timeout: Some(Duration::from_secs(5)),
-                    interval: Duration::from_secs(1),
-                };
-                config.tcp.nodelay = Some(true);
-                config.tcp.user_timeout = Some(Duration::from_secs(3));
-                // The name may lead to another server by now.
-                config.reconnect_errors = vec![ReconnectError::ReadOnly];
-            });
-        builder
+    /// The same for the sentinels.
+    pub(super) fn of_sentinels(&self) -> Self {
+        Self { servers: self.sentinels.clone(), ..self.clone() }
     }
 }
 
