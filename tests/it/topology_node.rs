@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use geotrail::model::{DriverId, Fix, Hour, Offset, Point, Position, Tags, Timestamp};
+use geotrail::model::{DriverId, Fix, Hour, Offset, Point, Position, Resolution, Tags, Timestamp};
 use geotrail::store::redis::{Options, RedisStore};
 use geotrail::store::{Batch, NearbyQuery, Store, StoreError, When, Window};
 use tokio::task::JoinSet;
@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use crate::harness::app::Service;
 use crate::harness::eventually;
 use crate::harness::redis::{PASSWORD, RedisServer, user};
+use crate::harness::switch::Switch;
 use crate::oracle::{Report, Seen};
 
 pub(crate) fn now() -> Timestamp {
@@ -81,6 +82,53 @@ async fn names_that_look_like_messages_are_names() {
         assert_eq!(near.iter().map(|near| near.located.driver.as_str()).collect::<Vec<_>>(), *names);
     }
     store.ping().await.expect("replies still belong to their questions");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_commands_of_a_question_are_read_at_once() {
+    let server = RedisServer::start();
+    let shard_resolution = Some(Resolution::new(5).expect("there is one"));
+    let options = Options { shard_resolution, ..options(server.url()) };
+    let store = RedisStore::connect(options).await.expect("a good URL");
+    eventually("a connection", async || store.ping().await.ok()).await;
+    let points: Vec<Point> = (0..40).map(|number| point(&format!("driver-{number}"), now(), place(number))).collect();
+    store.apply(batch(&points)).await.expect("Redis is there");
+    let when = When::Within(Window { since: now().plus_ms(-3_600_000), until: now().plus_ms(120_000) });
+    let query = NearbyQuery { centre: place(0), radius_m: 1_000.0, limit: 20, when, tags: vec![] };
+    let told = || ["total_commands_processed", "total_reads_processed"].map(|name| server.info(name));
+    let before = told();
+    for _ in 0..50 {
+        assert_eq!(store.nearby(&query).await.expect("Redis is there").0.len(), 20);
+    }
+    let after = told();
+    let [commands, reads] = [after[0] - before[0], after[1] - before[1]];
+    // Whose newest fixes lie in many buckets is looked up in as many commands.
+    assert!(commands > 50.0 * 15.0, "{commands} commands");
+    assert!(reads < commands / 3.0, "{commands} commands in {reads} reads");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_a_replica_now_is_not_asked_over_old_connections() {
+    let (old, new) = (RedisServer::start(), RedisServer::start());
+    let switch = Switch::to(old.port()).await;
+    let url = RedisServer::url_at(&format!("127.0.0.1:{}", switch.port()));
+    let store = RedisStore::connect(options(url)).await.expect("a good URL");
+    eventually("a connection", async || store.ping().await.ok()).await;
+    store.apply(batch(&[point("first", now(), place(0))])).await.expect("Redis is there");
+    // A failover as a name or an address in front sees it: whoever is connected stays so.
+    old.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    switch.lead_to(new.port());
+    let second = point("second", now(), place(1));
+    let written = async || {
+        // It has none of what was put in: an audit tells.
+        let _ = store.audit().await;
+        store.apply(batch(std::slice::from_ref(&second))).await.ok()
+    };
+    eventually("a write", written).await;
+    assert!(!new.keys().is_empty(), "it went to the new primary");
+    let window = Window { since: now().plus_ms(-3_600_000), until: now().plus_ms(120_000) };
+    let found = async || store.latest(&second.driver, window).await.ok().flatten();
+    assert_eq!(eventually("an answer", found).await, second.fix);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,7 @@ use crate::model::QuadCell;
 /// For so long a count is believed.
 const BELIEVED: Duration = Duration::from_mins(10);
 /// So many are remembered: the leaves of a million drivers.
-const MOST: usize = 1 << 17;
+const MOST: usize = 1 << 18;
 
 /// What is remembered.
 #[derive(Debug, Default)]

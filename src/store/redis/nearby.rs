@@ -21,7 +21,7 @@ use crate::model::{DriverId, Fix, Hour, Nearest, NearestWalk, Probe, QuadCell, S
 use crate::store::{Located, Near, NearbyQuery, StoreError, When};
 
 /// A cell with so few drivers is read rather than quartered.
-const LEAF: u64 = 32;
+const LEAF: u64 = 16;
 /// Drivers in one read. Of cells that are read, only one of the finest level can hold more.
 const DRIVERS_PER_READ: usize = 125;
 /// Cells looked into in one step.
@@ -224,7 +224,7 @@ impl Index {
 impl<'a> Met<'a> {
     fn nobody(query: &'a NearbyQuery) -> Self {
         let nearest = Nearest::new(query.centre, query.radius_m, query.limit);
-        let next = query.limit + query.limit / 2 + 2;
+        let next = query.limit + query.limit / 4 + 1;
         Self { query, unsure: HashMap::new(), looked_up: HashSet::new(), nearest, next }
     }
 

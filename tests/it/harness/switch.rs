@@ -56,6 +56,11 @@ impl Switch {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
 
+    /// From now on new connections go to another server; those there are stay.
+    pub(crate) fn lead_to(&self, target: u16) {
+        self.target.store(target, Ordering::SeqCst);
+    }
+
     /// What servers send from now on goes nowhere, and nobody notices.
     pub(crate) fn swallow(&self) {
         self.swallows.store(true, Ordering::SeqCst);

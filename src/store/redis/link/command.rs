@@ -225,6 +225,7 @@ impl Failure {
             "ERR" if details.starts_with("ERR unknown command") || details.contains("can't run this command") => {
                 Self::Down(NOT_ALLOWED.into())
             }
+            "ERR" if details.contains("max number of clients") => Self::Down("it has too many clients".into()),
             _ if is_code => Self::Down(word.into()),
             _ => Self::Down("an error".into()),
         }
@@ -287,6 +288,7 @@ mod tests {
             ("WRONGTYPE Operation against a key", Failure::Refused("WRONGTYPE".into())),
             ("NOPERM this user has no permissions to run the 'set' command", Failure::Down(NOT_ALLOWED.into())),
             ("ERR unknown command 'EVALSHA', with args beginning with: 'x'", Failure::Down(NOT_ALLOWED.into())),
+            ("ERR max number of clients reached", Failure::Down("it has too many clients".into())),
             ("ERR value is not a driver", Failure::Down("ERR".into())),
             ("value is not a driver", Failure::Down("an error".into())),
         ];

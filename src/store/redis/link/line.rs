@@ -166,17 +166,24 @@ impl Line {
             request.command("SELECT", 1).number(dial.database());
         }
         let needed = request.commands();
-        // Without a name it works too.
         request.command("CLIENT", 2).arg("SETNAME").arg(slowlog::CLIENT_NAME);
         if let Some(question) = question {
             request.add(question);
         }
-        let mut replies = self.exchange(request).await?;
-        let answer = question.and_then(|_| replies.pop()).transpose()?;
-        self.is_nameless = replies.get(needed) == Some(&Err(Failure::Down(NOT_ALLOWED.into())));
-        replies.truncate(needed);
-        replies.into_iter().collect::<Result<Vec<_>, _>>()?;
-        Ok(answer)
+        let mut replies = Vec::new();
+        let outcome = self.converse(request, &mut replies).await;
+        let answer = question.filter(|_| outcome.is_ok()).and_then(|_| replies.pop()).transpose()?;
+        for (at, reply) in replies.into_iter().enumerate() {
+            match reply {
+                // Without a name it works too.
+                Err(Failure::Down(word)) if at == needed && (word == NOT_ALLOWED || word == "ERR") => {
+                    self.is_nameless = true;
+                }
+                // A server that has too many clients, or none from elsewhere, says so and is gone.
+                reply => drop(reply?),
+            }
+        }
+        outcome.map(|()| answer)
     }
 
     /// Whether the server does not let its clients be named.
@@ -211,18 +218,21 @@ impl Line {
 
     /// Sends commands; as many replies. After a failure it must not be used any more.
     pub(super) async fn exchange(&mut self, request: Request) -> Result<Vec<Result<Reply, Failure>>, Failure> {
-        let (timeout, begun) = (self.timeout, Instant::now());
-        let exchange = async {
-            self.stream.write_all(&request.bytes).await.map_err(|error| broken(&error))?;
-            self.stream.flush().await.map_err(|error| broken(&error))?;
-            let mut replies = Vec::with_capacity(request.commands);
-            while replies.len() < request.commands {
-                replies.push(self.reply().await?);
-            }
-            self.fastest = self.fastest.min(begun.elapsed());
-            Ok(replies)
-        };
-        tokio::time::timeout(timeout, exchange).await.unwrap_or_else(|_| Err(silent()))
+        let (timeout, mut replies) = (self.timeout, Vec::with_capacity(request.commands));
+        let conversation = self.converse(request, &mut replies);
+        tokio::time::timeout(timeout, conversation).await.unwrap_or_else(|_| Err(silent()))?;
+        Ok(replies)
+    }
+
+    async fn converse(&mut self, request: Request, replies: &mut Vec<Result<Reply, Failure>>) -> Result<(), Failure> {
+        let begun = Instant::now();
+        self.stream.write_all(&request.bytes).await.map_err(|error| broken(&error))?;
+        self.stream.flush().await.map_err(|error| broken(&error))?;
+        while replies.len() < request.commands {
+            replies.push(self.reply().await?);
+        }
+        self.fastest = self.fastest.min(begun.elapsed());
+        Ok(())
     }
 
     async fn reply(&mut self) -> Result<Result<Reply, Failure>, Failure> {
@@ -253,7 +263,8 @@ async fn connect(dial: &Dial, address: &Address) -> std::io::Result<Box<dyn Stre
 }
 
 pub(super) fn broken(error: &std::io::Error) -> Failure {
-    Failure::Down(format!("IO: {}", error.kind()))
+    let tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    Failure::Down(tls.map_or_else(|| format!("IO: {}", error.kind()), |error| format!("TLS: {error}")))
 }
 
 pub(super) fn silent() -> Failure {

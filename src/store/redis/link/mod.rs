@@ -324,6 +324,9 @@ impl Link {
 
     /// Where to send what `node` did not do, if that is of use, and whether later.
     fn elsewhere(&self, node: &Arc<Node>, slot: Option<u16>, failure: &Failure) -> Option<(Route, bool)> {
+        if *failure == Failure::ReadOnly {
+            node.renew();
+        }
         match failure {
             Failure::Moved(address) if self.territory.is_cluster() => {
                 let address = address.clone().or_host_of(node.address());

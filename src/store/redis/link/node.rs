@@ -27,7 +27,7 @@ use super::slowlog::{self, Seen};
 
 /// Pipelines on their way at once, to one server.
 const IN_FLIGHT: usize = 64;
-/// How often the watchdog asks, and how long it waits for the answer.
+/// How often the watchdog asks.
 const WATCH: Duration = Duration::from_secs(1);
 /// How often it asks one that did not answer.
 const WATCH_BROKEN: Duration = Duration::from_millis(100);
@@ -220,6 +220,12 @@ impl Node {
         }
     }
 
+    /// It is no primary any more: connections are made anew, for its name may lead to another server by now.
+    pub(super) fn renew(&self) {
+        self.state.let_go();
+        self.state.suspected.notify_one();
+    }
+
     /// Something failed on a line that was begun at this moment: it is looked whether the server is still there, and
     /// what other lines are kept goes.
     pub(super) fn suspect(&self, begun: Instant) {
@@ -304,13 +310,15 @@ impl State {
         pipe.exchange(request).await?.pop().unwrap_or_else(|| Err(Failure::Down("no reply".into())))
     }
 
-    fn let_go(&self) {
-        if self.pipe().is_some() {
+    /// Lets go of all connections there are; whether there was one for questions.
+    fn let_go(&self) -> bool {
+        self.lines.lock().clear();
+        let was_open = self.pipe().is_some();
+        if was_open {
             self.pipe.send_replace(None);
             self.tally.connections.fetch_add(1, Ordering::Release);
-            self.tally.rebuilds.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!("let go of a connection to Redis over which nothing came back");
         }
+        was_open
     }
 }
 
@@ -321,7 +329,7 @@ async fn watch(state: Arc<State>, probe: Command) {
     let mut quiet_since = Instant::now();
     loop {
         let begun = Instant::now();
-        if tokio::time::timeout(WATCH, state.ask(&probe)).await.is_ok_and(is_served) {
+        if is_served(state.ask(&probe).await) {
             *state.silent_since.lock() = None;
             slow_log.look(&state).await;
             state.look_at_memory(&mut evicted).await;
@@ -331,7 +339,10 @@ async fn watch(state: Arc<State>, probe: Command) {
         }
         state.silent_since.lock().get_or_insert(begun);
         if quiet_since.elapsed() >= SILENT {
-            state.let_go();
+            if state.let_go() {
+                state.tally.rebuilds.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!("let go of a connection to Redis over which nothing came back");
+            }
             quiet_since = Instant::now();
         }
         tokio::time::sleep(WATCH_BROKEN).await;

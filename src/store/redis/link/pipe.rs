@@ -84,13 +84,13 @@ async fn carry(
     asked: &mut mpsc::UnboundedReceiver<(Request, oneshot::Sender<Answer>)>,
     waiting: &mut VecDeque<Caller>,
 ) -> Failure {
-    let (mut reading, mut writing) = tokio::io::split(stream);
+    let (mut from_server, mut to_server) = tokio::io::split(stream);
     let (mut received, mut unsent, mut is_sending) = (BytesMut::new(), BytesMut::new(), false);
     loop {
         received.reserve(ROOM);
         // A server that is slow to read must not keep what it answers from being read.
         tokio::select! {
-            read = reading.read_buf(&mut received) => match read {
+            read = from_server.read_buf(&mut received) => match read {
                 Ok(0) => return Failure::Down("the connection was closed".into()),
                 Ok(_) => {
                     if let Err(failure) = hand_out(&mut received, waiting) {
@@ -99,7 +99,7 @@ async fn carry(
                 }
                 Err(error) => return broken(&error),
             },
-            written = send(&mut writing, &mut unsent), if is_sending => match written {
+            written = send(&mut to_server, &mut unsent), if is_sending => match written {
                 Ok(is_flushed) => is_sending = !is_flushed,
                 Err(error) => return broken(&error),
             },
