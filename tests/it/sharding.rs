@@ -103,6 +103,23 @@ async fn every_driver_is_in_one_cell_of_an_hour() {
 }
 
 #[tokio::test]
+async fn a_fix_that_cannot_be_read_holds_no_newer_one_up() {
+    let server = RedisServer::start();
+    let store = sharded(&server, ONE, 7).await;
+    let hour = now().hour().previous();
+    let before = point(id(1), hour.start().plus_ms(1_000), 525_000_000, 134_000_000);
+    let after = point(id(1), hour.start().plus_ms(2_000), 526_000_000, 134_000_000);
+    store.apply(batch(std::slice::from_ref(&before), 1)).await.expect("Redis is there");
+    let fixes = server.keys().into_iter().find(|key| key.ends_with(":fixes")).expect("they have a key");
+    server.cli(&["HSET", &fixes, before.driver.as_str(), ""]);
+    store.apply(batch(std::slice::from_ref(&after), 2)).await.expect("it is newer than anything");
+    let when = When::During(hour);
+    let query = NearbyQuery { centre: after.fix.position, radius_m: 10.0, limit: 2, when, tags: vec![] };
+    let (near, _) = store.nearby(&query).await.expect("Redis is there");
+    assert_eq!(near.into_iter().map(|near| near.located.fix).collect::<Vec<_>>(), [after.fix]);
+}
+
+#[tokio::test]
 async fn whatever_is_gone_of_a_sharded_hour_comes_back() {
     let all = points(5, 500, 40);
     let server = RedisServer::start();

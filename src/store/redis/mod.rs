@@ -5,7 +5,7 @@
 //! came from. Every key has its expiry from the moment it exists. Every
 //! command is small; a call of the service is many of them, in pipelines.
 //!
-//! - `link` is the way to all servers, and alone knows the client library; `keys` alone knows names and expiries;
+//! - `link` is the way to all servers, and alone knows how they are spoken to; `keys` alone knows names and expiries;
 //!   `shard` is how an hour is divided, `atlas` which cells it has.
 //! - `fold` takes from a batch what Redis need not see; `apply` with `note.lua` writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua`
 //!   and what `density` remembers, `listing`, `track` read; `forget` and `erase` remove.

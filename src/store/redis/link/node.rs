@@ -1,10 +1,10 @@
 //! One server of Redis, and the connections to it: one that carries all questions, which is made anew when it ends, and
 //! lines for writes.
 //!
-//! A watchdog asks over the first every second, and makes a new one when nothing comes back. Every pipeline has a timeout; there
-//! are never more than [`IN_FLIGHT`] of them. Whoever gets no answer wakes the watchdog. A server that has not answered for
-//! [`BROKEN`] is not asked until it answers the watchdog. What is asked is whether it serves keys: a server that is up, and
-//! does not yet take itself for a part of its cluster, does not.
+//! A watchdog asks over the first every second, and makes a new one when there is none or nothing comes back. Every
+//! pipeline has a timeout; there are never more than [`IN_FLIGHT`] of them. Whoever gets no answer wakes the watchdog. A
+//! server that has not answered for [`BROKEN`] is not asked until it answers the watchdog. What is asked is whether it
+//! serves keys: a server that is up, and does not yet take itself for a part of its cluster, does not.
 //!
 //! Never here: which server a command belongs to.
 

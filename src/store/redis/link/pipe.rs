@@ -1,8 +1,9 @@
 //! The connection that questions go over: many callers at once, each of whom gets its own replies.
 //!
-//! What is asked at the same moment goes out in one write, and with it all commands of a caller: a server reads,
-//! answers and is woken once for them, not once for each, which costs it more than most of the commands do. Replies come in the order of what was
-//! asked. The connection never connects anew: when it ends, all that waits fails, and whoever watches is told first.
+//! What is asked at the same moment goes out in one write, and so do all commands of a caller: a server is woken, reads
+//! and answers once for them, not once for each, which costs it more than most of the commands do. Replies come in the
+//! order of what was asked. The connection never connects anew: when it ends, all that waits fails, and whoever watches
+//! is told first.
 //!
 //! Never here: which server it is, when another connection is made.
 
