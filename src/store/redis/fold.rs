@@ -3,8 +3,6 @@
 //!
 //! Never here: which shard a driver is in, what Redis already has.
 
-use std::collections::HashMap;
-
 use crate::model::{DriverId, Fix, Hour, Point, Timestamp};
 use crate::store::track_codec;
 
@@ -53,17 +51,19 @@ impl Folded<'_> {
         chunk
     }
 
-    /// The same without those that are in the track `held`, or a greater one in their place.
+    /// The same without those that are in the track `held`, or a greater one in their place. Tracks may be long, and while
+    /// this takes its time whoever writes one of them makes it have been in vain: what is held is not kept, only looked at.
     pub fn chunk_beside(&self, held: &[u8]) -> Vec<u8> {
-        let mut chunk = Vec::new();
-        let mut greatest: HashMap<Timestamp, Fix> = HashMap::new();
+        let mut is_held = vec![false; self.fixes.len()];
         // What cannot be read any more does not count as held.
         for fix in track_codec::decoder(self.hour, held).map_while(Result::ok) {
-            let kept = greatest.entry(fix.ts).or_insert_with(|| fix.clone());
-            *kept = fix.max(kept.clone());
+            if let Ok(at) = self.fixes.binary_search_by_key(&fix.ts, |own| own.ts) {
+                is_held[at] |= fix >= self.fixes[at];
+            }
         }
-        let lacks = |fix: &&Fix| greatest.get(&fix.ts).is_none_or(|held| held < *fix);
-        let missing: Vec<Fix> = self.fixes.iter().filter(lacks).cloned().collect();
+        let missing: Vec<Fix> =
+            self.fixes.iter().zip(is_held).filter(|(_, is_held)| !is_held).map(|(fix, _)| fix.clone()).collect();
+        let mut chunk = Vec::new();
         track_codec::encode_chunk(self.hour, &missing, &mut chunk);
         chunk
     }
