@@ -188,7 +188,7 @@ impl RedisStore {
         })
     }
 
-    /// Clients that no longer answered and were replaced.
+    /// Connections over which nothing came back any more, and which were let go.
     pub fn rebuilds(&self) -> u64 {
         self.index.link.rebuilds()
     }

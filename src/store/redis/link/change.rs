@@ -22,8 +22,9 @@ use parking_lot::Mutex;
 use rand::RngExt as _;
 
 use super::command::{Failure, Reply, slot};
-use super::line::{Line, Request};
+use super::line::Line;
 use super::node::Node;
+use super::wire::Request;
 use super::{Link, PAUSES, ROUNDS, Route, nobody};
 use crate::store::StoreError;
 

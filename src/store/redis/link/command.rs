@@ -100,11 +100,6 @@ impl Command {
         self.args.get(at).map(|key| slot(key))
     }
 
-    /// Whether sending it twice may count twice somewhere.
-    pub(super) const fn is_script(&self) -> bool {
-        self.script.is_some()
-    }
-
     /// The text of the script that it calls.
     pub(super) const fn script_text(&self) -> Option<&Bytes> {
         self.script.as_ref()

@@ -1,11 +1,12 @@
 //! The way to Redis, whatever its topology. Below this module alone is known what speaks to it: commands go out and
 //! replies come in as types of our own. fred reads URLs, begins TLS and reckons slots; connections are our own, for the
-//! reasons given in `line`.
+//! reasons given in `wire`.
 //!
-//! Every primary has connections of its own (`node`): a client of a whole cluster stalls as a whole when one of its
-//! servers does. One of them carries all questions (`pipe`). So the slots are ours to know (`map`): a pipeline is cut by slot, its parts go to their servers at
-//! once, and what is answered with MOVED or ASK is sent where that says. A server that answers nothing costs only what
-//! is asked of it. One server, or the primary that sentinels name, is a map with one owner.
+//! Every primary has connections of its own (`node`), one of which carries all questions (`pipe`): a client of a whole
+//! cluster stalls as a whole when one of its servers does. So the slots are ours to know (`map`): a pipeline is cut by
+//! slot, its parts go to their servers at once, and what is answered with MOVED or ASK is sent where that says. A server
+//! that answers nothing costs only what is asked of it. One server, or the primary that sentinels name, is a map with one
+//! owner. `wire` is how commands and replies look on the way.
 //!
 //! What may be written only if nobody wrote meanwhile (`change`) goes over connections of its own (`line`).
 //!
@@ -31,7 +32,7 @@ use crate::store::StoreError;
 
 pub(super) use self::change::Change;
 pub(super) use self::command::{Command, NOT_ALLOWED, Reply, Script};
-pub(super) use self::line::Request;
+pub(super) use self::wire::Request;
 
 mod change;
 mod command;
@@ -42,6 +43,7 @@ mod node;
 mod pipe;
 mod place;
 mod slowlog;
+mod wire;
 
 /// How often commands may be sent anew because of what a server answered.
 const ROUNDS: usize = 32;
@@ -359,14 +361,7 @@ impl Group {
                 pending.into_iter().zip(replies).map(|(pending, reply)| (node.clone(), pending, reply)).collect()
             }
             Err(failure) => {
-                let failed = |pending: Pending| {
-                    // Of a pipeline that broke, some commands may have been carried out; scripts may count.
-                    let failure = match &failure {
-                        Failure::Again(word) if pending.command.is_script() => Failure::Down(word.clone()),
-                        failure => failure.clone(),
-                    };
-                    (node.clone(), pending, Err(failure))
-                };
+                let failed = |pending: Pending| (node.clone(), pending, Err(failure.clone()));
                 pending.into_iter().map(failed).collect()
             }
         }

@@ -19,11 +19,12 @@ use tokio::task::AbortHandle;
 use super::Whose;
 use super::change::LINES_AFAR;
 use super::command::{Command, Failure, NOT_ALLOWED, Reply};
-use super::line::{Line, Request};
+use super::line::Line;
 use super::memory::{Evicted, Memory};
 use super::pipe::Pipe;
 use super::place::{Address, Dial};
 use super::slowlog::{self, Seen};
+use super::wire::Request;
 
 /// Pipelines on their way at once, to one server.
 const IN_FLIGHT: usize = 64;

@@ -16,7 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use super::command::{Failure, Reply};
-use super::line::{Line, MOST_DEPTH, ROOM, Request, Stream, broken, parse, silent};
+use super::line::{Line, ROOM, Stream, broken, silent};
+use super::wire::{MOST_DEPTH, Request, parse};
 
 /// What comes back for a request: as many replies as it has commands.
 type Answer = Result<Vec<Result<Reply, Failure>>, Failure>;
