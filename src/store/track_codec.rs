@@ -36,7 +36,7 @@ const MS_PER_SECOND: i64 = 1_000;
 pub struct Malformed;
 
 /// Appends `fixes`, all of `hour`, as one chunk; nothing if there are none.
-pub fn encode_chunk(hour: Hour, fixes: &[Fix], out: &mut Vec<u8>) {
+pub fn encode_chunk<'a>(hour: Hour, fixes: impl IntoIterator<Item = &'a Fix>, out: &mut Vec<u8>) {
     let mut previous = None;
     for fix in fixes {
         encode(hour, previous, fix, out);

@@ -258,6 +258,78 @@ async fn a_track_that_goes_meanwhile_comes_back_with_its_expiry() {
     assert_holds(&store, &[first, second].concat()).await;
 }
 
+/// A fix a second of everybody in one transaction, from so many seconds into the last hour on.
+fn minutes(seconds: std::ops::Range<i64>) -> Vec<Point> {
+    seconds.flat_map(|second| fleet(0, second as i32 % 50, second)[..40].to_vec()).collect()
+}
+
+/// Holds a repetition of `ours` between its look and its write until `meanwhile` is done. What Redis sent after that, in bytes.
+async fn repeat_beside(server: &RedisServer, ours: &[Point], meanwhile: impl AsyncFnOnce()) -> f64 {
+    let mut gate = Gate::before(server).await;
+    let slow = connected(server, gate.url(), ONE, None).await;
+    gate.close();
+    let overtaking = async {
+        let held = gate.holds().await.expect("the gate is there");
+        meanwhile().await;
+        let sent = server.info("total_net_output_bytes");
+        held.send(Verdict::Pass).expect("the gate waits");
+        sent
+    };
+    let repeated = Batch { repeated: true, ..batch(ours, 2) };
+    let (written, sent) = tokio::join!(slow.apply(repeated), overtaking);
+    written.expect("it looked again");
+    assert_eq!(gate.passed(), 2, "it was dropped once");
+    server.info("total_net_output_bytes") - sent
+}
+
+/// The bytes of all tracks that `points` of [`minutes`] are in.
+fn track_bytes(server: &RedisServer, points: &[Point]) -> f64 {
+    let hour = points[0].fix.ts.hour();
+    let bytes = |number| server.cli(&["STRLEN", &format!("geotrail:{{{hour}}}:track:{}", id(number))]);
+    (0..40).map(|number| bytes(number).trim().parse::<f64>().expect("a number")).sum()
+}
+
+/// Else it might be dropped for ever, where others write to tracks that take longer to read than they take to write.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repetition_that_is_overtaken_reads_on_where_it_was() {
+    let server = RedisServer::start();
+    let fast = connected(&server, server.url(), TWO, None).await;
+    let (old, lacking, theirs) = (minutes(0..900), minutes(900..903), minutes(1_000..1_003));
+    fast.apply(batch(&old, 1)).await.expect("Redis is there");
+    let held = track_bytes(&server, &old);
+    assert!(held > 200_000.0, "{held} bytes are not much to read");
+    let ours = [old.clone(), lacking.clone()].concat();
+    let read = repeat_beside(&server, &ours, async || {
+        fast.apply(batch(&theirs, 2)).await.expect("Redis is there");
+    })
+    .await;
+    assert!(read < held / 10.0, "{read} bytes were read after it was dropped, of {held}");
+    let grown = track_bytes(&server, &old) - held;
+    assert!(grown < held / 50.0, "what was there came again: {grown} bytes");
+    assert_holds(&fast, &[ours, theirs].concat()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_track_that_goes_while_it_is_repeated_gets_all_of_it() {
+    // It goes, or begins anew, with less than was seen or with more that looks alike where the seen one ended.
+    for theirs in [minutes(0..0), minutes(1_000..1_001), minutes(1_000..1_300)] {
+        let server = RedisServer::start();
+        let fast = connected(&server, server.url(), TWO, None).await;
+        let (old, lacking) = (minutes(0..100), minutes(100..101));
+        fast.apply(batch(&old, 1)).await.expect("Redis is there");
+        let ours = [old, lacking].concat();
+        repeat_beside(&server, &ours, async || {
+            let tracks = server.keys().into_iter().filter(|key| key.contains(":track:"));
+            let unlink: Vec<String> = std::iter::once("UNLINK".into()).chain(tracks).collect();
+            server.cli(&unlink.iter().map(String::as_str).collect::<Vec<_>>());
+            fast.apply(batch(&theirs, 2)).await.expect("Redis is there");
+        })
+        .await;
+        assert_expiries(&server);
+        assert_holds(&fast, &[ours, theirs].concat()).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_drives_into_a_new_cell_while_cells_are_read_is_found_there() {
     let server = RedisServer::start();

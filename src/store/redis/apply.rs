@@ -4,8 +4,8 @@
 //! all that follows from it is one transaction that is dropped if any of these drivers was written meanwhile (`link` says
 //! what is watched for that, and which slices travel at once; no two of a batch touch the same driver's hour).
 //!
-//! Tracks grow by what a batch brings, unread. Of a batch that may have come before they are among what is read, and get
-//! what they lack: so repetition neither bloats a track nor leaves a gap in it.
+//! Tracks grow by what a batch brings, unread. Of a batch that may have come before they are among what is read (`held`),
+//! and get what they lack: so repetition neither bloats a track nor leaves a gap in it.
 //!
 //! Of a sharded hour the places follow (`place`). Every slice counts itself in the marks (`marks` says why).
 //!
@@ -17,8 +17,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use parking_lot::Mutex;
 
 use super::fold::{Folded, fold};
+use super::held::Held;
 use super::keys::Keys;
 use super::link::{Change, Command, Reply, Request};
 use super::marks::Attempt;
@@ -32,8 +34,6 @@ use crate::store::{Applied, Batch, StoreError};
 const DRIVERS_PER_SLICE: usize = 50;
 /// Calls in one pipeline.
 const CALLS_PER_PIPELINE: usize = 32;
-/// Bytes of a track that count as held: two hours' worth of a fix a second. What lies behind them comes twice.
-const BYTES_HELD: usize = 128 * 1024;
 /// Pipelines at once: while one is read, the next is executed.
 const PIPELINES: usize = 4;
 
@@ -126,7 +126,7 @@ impl Index {
             fixes: keys.fixes(bucket),
             changes: keys.changes(bucket),
             by: &self.by,
-            is_repeated,
+            held: is_repeated.then(|| Mutex::new(slice.drivers.iter().map(Held::nothing_of).collect())),
             note: self.counting(note, attempt, bucket).number(newest.as_ms()),
         }
     }
@@ -141,7 +141,8 @@ struct Write<'b> {
     fixes: Bytes,
     changes: Bytes,
     by: &'b Bytes,
-    is_repeated: bool,
+    /// Of points that may have come before, what was seen of them in the tracks.
+    held: Option<Mutex<Vec<Held>>>,
     /// Ends the slice.
     note: Command,
 }
@@ -155,9 +156,11 @@ impl Change for Write<'_> {
     }
 
     fn look(&self, request: &mut Request) {
-        if self.is_repeated {
-            for track in &self.tracks {
-                request.command("GETRANGE", 3).arg(track).number(0).number(BYTES_HELD - 1);
+        if let Some(held) = &self.held {
+            for (track, held) in self.tracks.iter().zip(&*held.lock()) {
+                for (first, last) in held.parts() {
+                    request.command("GETRANGE", 3).arg(track).number(first).number(last);
+                }
             }
         } else {
             request.command("EXISTS", self.tracks.len());
@@ -184,9 +187,14 @@ impl Change for Write<'_> {
         let hour = self.bucket.hour();
         // Each track that a chunk may make gets its expiry with it.
         let mut is_expiring = true;
-        let chunks: Vec<Vec<u8>> = if self.is_repeated {
-            let beside = |folded: &Folded<'_>| Ok(folded.chunk_beside(&next()?.bytes()?.unwrap_or_default()));
-            self.drivers.iter().map(beside).collect::<Result<_, StoreError>>()?
+        let chunks: Vec<Vec<u8>> = if let Some(held) = &self.held {
+            let missing = |(folded, held): (&Folded<'_>, &mut Held)| {
+                let parts = held.parts().map(|_| Ok(next()?.bytes()?.unwrap_or_default()));
+                let parts = parts.collect::<Result<Vec<_>, StoreError>>()?;
+                held.take_in(folded, &parts);
+                Ok(held.missing(folded))
+            };
+            self.drivers.iter().zip(&mut *held.lock()).map(missing).collect::<Result<_, StoreError>>()?
         } else {
             is_expiring = next()?.count()? < self.tracks.len() as u64;
             self.drivers.iter().map(Folded::chunk).collect()
@@ -212,7 +220,7 @@ impl Change for Write<'_> {
         for (folded, stored) in self.drivers.iter().zip(stored) {
             let (driver, fix) = (folded.driver.as_str(), folded.newest());
             let (stored, leaving) = (stored.bytes()?, leaving.next().map(Reply::bytes).transpose()?.flatten());
-            if self.is_repeated || stored.is_none() {
+            if self.held.is_some() || stored.is_none() {
                 newcomers.push(driver);
             }
             let packed = packed::pack(hour, fix);

@@ -44,27 +44,23 @@ impl Folded<'_> {
         self.fixes.last().expect("a driver is folded for the sake of a fix")
     }
 
-    /// Its fixes as one chunk of a track.
-    pub fn chunk(&self) -> Vec<u8> {
+    /// Its fixes.
+    pub fn fixes(&self) -> &[Fix] {
+        &self.fixes
+    }
+
+    /// Those fixes that are `wanted` as one chunk of a track; nothing if none is.
+    pub fn chunk_of(&self, wanted: impl Iterator<Item = bool>) -> Vec<u8> {
+        let wanted: Vec<&Fix> = self.fixes.iter().zip(wanted).filter_map(|(fix, is)| is.then_some(fix)).collect();
         let mut chunk = Vec::new();
-        track_codec::encode_chunk(self.hour, &self.fixes, &mut chunk);
+        track_codec::encode_chunk(self.hour, wanted, &mut chunk);
         chunk
     }
 
-    /// The same without those that are in the track `held`, or a greater one in their place. Tracks may be long, and while
-    /// this takes its time whoever writes one of them makes it have been in vain: what is held is not kept, only looked at.
-    pub fn chunk_beside(&self, held: &[u8]) -> Vec<u8> {
-        let mut is_held = vec![false; self.fixes.len()];
-        // What cannot be read any more does not count as held.
-        for fix in track_codec::decoder(self.hour, held).map_while(Result::ok) {
-            if let Ok(at) = self.fixes.binary_search_by_key(&fix.ts, |own| own.ts) {
-                is_held[at] |= fix >= self.fixes[at];
-            }
-        }
-        let missing: Vec<Fix> =
-            self.fixes.iter().zip(is_held).filter(|(_, is_held)| !is_held).map(|(fix, _)| fix.clone()).collect();
+    /// All its fixes as one.
+    pub fn chunk(&self) -> Vec<u8> {
         let mut chunk = Vec::new();
-        track_codec::encode_chunk(self.hour, &missing, &mut chunk);
+        track_codec::encode_chunk(self.hour, &self.fixes, &mut chunk);
         chunk
     }
 }

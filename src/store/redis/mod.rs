@@ -50,6 +50,7 @@ mod erase;
 mod fleet;
 pub mod fold;
 mod forget;
+mod held;
 mod keys;
 mod link;
 mod listing;

@@ -6,23 +6,20 @@
 
 mod bare;
 mod fleet;
+mod turns;
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::stream::{self, StreamExt as _};
 use geotrail::model::{Point, Position, Resolution};
 use geotrail::query::PASS_ROWS;
 use geotrail::store::redis::{Options, RedisStore};
 use geotrail::store::{NearbyQuery, Store, When, Window};
-use tempfile::TempDir;
 
 use self::bare::Bare;
 use self::fleet::Fleet;
 use crate::harness::eventually;
-use crate::harness::process::Process;
 use crate::harness::redis::RedisServer;
 use crate::redis_store::{batch, options, works_again};
 
@@ -32,8 +29,8 @@ const BATCH: usize = 4_000;
 const ROUNDS: usize = 4;
 /// The tracks of an hour expire within so many seconds (`docs/redis-keys.md`).
 const JITTER_S: usize = 600;
-/// Batches on their way at once, end to end.
-const SENDERS: usize = 8;
+/// Times as many questions as are measured, that others asked before.
+const OTHERS: usize = 24;
 const RADII_M: [f64; 3] = [1_000.0, 3_000.0, 10_000.0];
 
 /// A server whose slow log tells of everything over a millisecond.
@@ -110,6 +107,8 @@ struct Row {
     own_us: Option<f64>,
     rate: f64,
     nearby_ms: Vec<f64>,
+    /// Where others asked before.
+    again_ms: Vec<f64>,
     listed_us: f64,
     slow_writes: String,
     slow_reads: String,
@@ -119,20 +118,22 @@ struct Row {
 
 const HEAD: &str = "\
 | drivers | hours | Redis: a point, µs | geotrail: a point, µs | points/s | nearby 10 at 1 / 3 / 10 km, ms \
-| a listed driver, µs | writes over 1 ms per million (longest) | reads over 1 ms | bytes a driver | bytes a track point |
-|---|---|---|---|---|---|---|---|---|---|---|";
+| where many asked before, ms | a listed driver, µs | writes over 1 ms per million (longest) | reads over 1 ms \
+| bytes a driver | bytes a track point |
+|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 impl Row {
     fn print(&self) {
         let own = self.own_us.map_or_else(String::new, |own| format!("{own:.1}"));
-        let nearby: Vec<String> = self.nearby_ms.iter().map(|ms| format!("{ms:.2}")).collect();
+        let by_radius = |ms: &[f64]| ms.iter().map(|ms| format!("{ms:.2}")).collect::<Vec<_>>().join(" / ");
         println!(
-            "| {} | {} | {:.1} | {own} | {:.0} | {} | {:.2} | {} | {} | {:.0} | {:.1} |",
+            "| {} | {} | {:.1} | {own} | {:.0} | {} | {} | {:.2} | {} | {} | {:.0} | {:.1} |",
             self.drivers,
             self.how,
             self.write_us,
             self.rate,
-            nearby.join(" / "),
+            by_radius(&self.nearby_ms),
+            by_radius(&self.again_ms),
             self.listed_us,
             self.slow_writes,
             self.slow_reads,
@@ -142,7 +143,15 @@ impl Row {
     }
 }
 
-fn bare(drivers: usize, queries: usize) -> Row {
+/// A fleet that a bare client has written.
+struct WrittenBare {
+    server: Server,
+    client: Bare,
+    fleet: Fleet,
+    row: Row,
+}
+
+fn write_bare(drivers: usize) -> WrittenBare {
     let mut server = Server::start();
     let mut client = Bare::connect(&server.redis);
     let mut fleet = Fleet::new(drivers);
@@ -156,8 +165,13 @@ fn bare(drivers: usize, queries: usize) -> Row {
     for points in &reports {
         client.write(points);
     }
-    let written = server.written(drivers * ROUNDS, begun, full);
+    let how = "plain commands".to_owned();
+    let row = Row { drivers, how, driver_bytes, ..server.written(drivers * ROUNDS, begun, full) };
+    WrittenBare { server, client, fleet, row }
+}
 
+fn bare(drivers: usize, queries: usize) -> Row {
+    let WrittenBare { mut server, mut client, mut fleet, row } = write_bare(drivers);
     server.begin();
     let mut nearby_ms = Vec::new();
     for radius_m in RADII_M {
@@ -170,11 +184,9 @@ fn bare(drivers: usize, queries: usize) -> Row {
         nearby_ms.push((server.cpu_us() - before) / 1e3 / asked as f64);
     }
     let before = server.cpu_us();
-    client.list(&reports[0]);
+    client.list(&fleet.report());
     let listed_us = (server.cpu_us() - before) / drivers as f64;
-    let slow_reads = server.slow();
-    let how = "plain commands".to_owned();
-    Row { drivers, how, nearby_ms, listed_us, slow_reads, driver_bytes, ..written }
+    Row { nearby_ms, listed_us, slow_reads: server.slow(), ..row }
 }
 
 /// What the slow log has of commands of one member.
@@ -192,7 +204,20 @@ fn nearby(centre: Position, radius_m: f64, window: Window) -> NearbyQuery {
     NearbyQuery { centre, radius_m, limit: 10, when: When::Within(window), tags: vec![] }
 }
 
-async fn ours(drivers: usize, resolution: Option<u8>, queries: usize) -> Row {
+/// A fleet that we have written.
+struct Written {
+    server: Server,
+    store: RedisStore,
+    fleet: Fleet,
+    row: Row,
+}
+
+/// What hours are called that are divided so.
+fn how(resolution: Option<u8>) -> String {
+    resolution.map_or_else(|| "whole".to_owned(), |number| format!("by {number}"))
+}
+
+async fn write(drivers: usize, resolution: Option<u8>) -> Written {
     let mut server = Server::start();
     let shard_resolution = resolution.map(|number| Resolution::new(number).expect("there is one"));
     let options = Options { shard_resolution, ..options(&server.redis, "00000000000000aa") };
@@ -217,24 +242,35 @@ async fn ours(drivers: usize, resolution: Option<u8>, queries: usize) -> Row {
         put(points).await;
     }
     let own_us = Some((own_cpu_s(None) - cpu_before_s) * 1e6 / (drivers * ROUNDS) as f64);
-    let written = server.written(drivers * ROUNDS, begun, full);
+    let row = server.written(drivers * ROUNDS, begun, full);
+    let row = Row { drivers, how: how(resolution), own_us, driver_bytes, ..row };
+    Written { server, store, fleet, row }
+}
 
+async fn ours(drivers: usize, resolution: Option<u8>, queries: usize) -> Row {
+    let Written { mut server, store, mut fleet, row } = write(drivers, resolution).await;
     server.begin();
     let window = fleet.window();
-    let mut nearby_ms = Vec::new();
-    // The first questions find out where drivers stand close.
-    for radius_m in RADII_M {
-        let asked = async |queries: usize, fleet: &mut Fleet| {
-            for _ in 0..queries {
-                let query = nearby(fleet.somewhere(), radius_m, window);
-                let (near, _) = store.nearby(&query).await.expect("Redis is there");
-                assert!(!near.is_empty(), "a driver stood there");
-            }
-        };
-        asked(queries, &mut fleet).await;
+    let mut ask = async |radius_m: f64| {
         let before = server.cpu_us();
-        asked(queries, &mut fleet).await;
-        nearby_ms.push((server.cpu_us() - before) / 1e3 / queries as f64);
+        for _ in 0..queries {
+            let query = nearby(fleet.somewhere(), radius_m, window);
+            let (near, _) = store.nearby(&query).await.expect("Redis is there");
+            assert!(!near.is_empty(), "a driver stood there");
+        }
+        (server.cpu_us() - before) / 1e3 / queries as f64
+    };
+    let (mut nearby_ms, mut again_ms) = (Vec::new(), Vec::new());
+    for radius_m in RADII_M {
+        // The first questions find out where drivers stand close.
+        ask(radius_m).await;
+        nearby_ms.push(ask(radius_m).await);
+    }
+    for turn in 0..OTHERS {
+        ask(RADII_M[turn % RADII_M.len()]).await;
+    }
+    for radius_m in RADII_M {
+        again_ms.push(ask(radius_m).await);
     }
     let before = server.cpu_us();
     let (mut after, mut listed) = (None, 0);
@@ -248,9 +284,7 @@ async fn ours(drivers: usize, resolution: Option<u8>, queries: usize) -> Row {
     }
     assert_eq!(listed, drivers);
     let listed_us = (server.cpu_us() - before) / drivers as f64;
-    let slow_reads = server.slow();
-    let how = resolution.map_or_else(|| "whole".to_owned(), |number| format!("by {number}"));
-    Row { drivers, how, own_us, nearby_ms, listed_us, slow_reads, driver_bytes, ..written }
+    Row { nearby_ms, again_ms, listed_us, slow_reads: server.slow(), ..row }
 }
 
 /// What it costs to keep in memory what another instance writes, and to answer out of it.
@@ -289,58 +323,6 @@ async fn in_memory(drivers: usize, resolution: Option<u8>, queries: usize, rest_
         "read in {took_s:.2} s, {read_us:.1} µs of Redis a driver; then {follow_ms:.1} ms of Redis a second; \
          nearby 10: {own_us:.0} µs of geotrail, none of Redis"
     )
-}
-
-/// Points through HTTP, the journal and its fsync, until Redis has them: points/s, and CPU µs a point of both.
-async fn end_to_end(drivers: usize, resolution: Option<u8>) -> String {
-    let mut server = Server::start();
-    let dir = TempDir::new().expect("a directory");
-    let resolution = resolution.map(|number| number.to_string());
-    let service = Process::serve_with(dir.path(), &server.redis.url(), |command| {
-        if let Some(resolution) = &resolution {
-            command.args(["--shard-resolution", resolution]);
-        }
-        command.env("RUST_LOG", "warn");
-    })
-    .await;
-    let mut fleet = Fleet::new(drivers);
-    let body = |points: &[Point]| {
-        let mut body = String::new();
-        for Point { driver, fix } in points {
-            let (ts, lat, lon) = (fix.ts.as_ms(), fix.position.lat(), fix.position.lon());
-            writeln!(body, r#"{{"driver_id":"{driver}","ts":{ts},"lat":{lat:.7},"lon":{lon:.7}}}"#)
-                .expect("memory takes all");
-        }
-        body
-    };
-    let bodies = |points: Vec<Point>| points.chunks(1_000).map(body).collect::<Vec<_>>();
-    let send = async |bodies: Vec<String>| {
-        let posts = bodies.into_iter().map(|body| service.post("/v1/points", "application/x-ndjson", body));
-        let statuses: Vec<u16> =
-            stream::iter(posts).buffer_unordered(SENDERS).map(|answer| answer.status).collect().await;
-        assert!(statuses.iter().all(|status| *status == 202), "{statuses:?}");
-        // The service takes points faster than Redis.
-        let is_behind = async || {
-            let metrics = String::from_utf8(service.get("/metrics").await.body).expect("text");
-            let mut backlog = metrics.lines().filter(|line| line.starts_with("geotrail_journal_backlog_points{"));
-            !backlog.all(|line| line.ends_with(" 0"))
-        };
-        let patience = Duration::from_secs(30 + drivers as u64 / 1_000);
-        let begun = Instant::now();
-        while is_behind().await {
-            assert!(begun.elapsed() < patience, "Redis does not have them");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    send(bodies(fleet.report())).await;
-    let reports: Vec<String> = (0..ROUNDS).flat_map(|_| bodies(fleet.report())).collect();
-    server.begin();
-    let (begun, cpu_before_s) = (Instant::now(), own_cpu_s(service.pid()));
-    send(reports).await;
-    let points = (drivers * ROUNDS) as f64;
-    let rate = points / begun.elapsed().as_secs_f64();
-    let own_us = (own_cpu_s(service.pid()) - cpu_before_s) * 1e6 / points;
-    format!("{rate:.0} points/s, {own_us:.1} µs a point of geotrail, {:.1} of Redis", server.cpu_us() / points)
 }
 
 /// The longest PING of a client that does nothing else while `work` is done, in ms.
@@ -411,21 +393,9 @@ async fn table(sizes: &[usize], resolutions: &[Option<u8>], queries: usize, rest
     println!("\nOut of memory, where another instance wrote:\n");
     for drivers in sizes {
         for resolution in resolutions {
-            let how = resolution.map_or_else(|| "whole".to_owned(), |number| format!("by {number}"));
-            println!(
-                "- {drivers} drivers, {how}: {}",
-                in_memory(*drivers, *resolution, queries, rest_s.div_ceil(6)).await
-            );
-        }
-    }
-}
-
-async fn all_end_to_end(sizes: &[usize], resolutions: &[Option<u8>]) {
-    println!("\nEnd to end, HTTP and fsync included, batches of 1,000, {SENDERS} at once:\n");
-    for drivers in sizes {
-        for resolution in resolutions {
-            let how = resolution.map_or_else(|| "whole".to_owned(), |number| format!("by {number}"));
-            println!("- {drivers} drivers, {how}: {}", end_to_end(*drivers, *resolution).await);
+            let how = how(*resolution);
+            let told = in_memory(*drivers, *resolution, queries, rest_s.div_ceil(6)).await;
+            println!("- {drivers} drivers, {how}: {told}");
         }
     }
 }
@@ -447,14 +417,14 @@ async fn what_a_fleet_costs_redis() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it measures"]
-async fn what_it_costs_end_to_end() {
+async fn what_writes_cost_in_turns() {
     let (sizes, hours) = asked();
-    all_end_to_end(&sizes, &hours).await;
+    turns::table(&sizes, &hours).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_measurement_runs() {
     let hours = [None, Some(7)];
     table(&[300], &hours, 5, 1).await;
-    all_end_to_end(&[300], &hours).await;
+    turns::table(&[300], &hours).await;
 }
