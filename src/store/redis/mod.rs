@@ -7,8 +7,9 @@
 //!
 //! - `link` is the way to all servers, and alone knows how they are spoken to; `keys` alone knows names and expiries;
 //!   `shard` is how an hour is divided, `atlas` which cells it has.
-//! - `fold` takes from a batch what Redis need not see; `apply` with `note.lua` writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua`
-//!   and what `density` remembers, `listing`, `track` read; `forget` and `erase` remove.
+//! - `fold` takes from a batch what Redis need not see, and `held` what tracks have of it already; `apply` with `note.lua`
+//!   writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua` and what `density`
+//!   remembers, `listing`, `track` read; `forget` and `erase` remove.
 //! - `changes` with `follow.lua` tells other instances what was written, and `mirror` keeps the newest fixes in memory by
 //!   that: most questions are answered there.
 //! - `marks` with `count.lua` and `audit.lua` knows what should be there, and notices when it is not; `patrol` notices
