@@ -5,8 +5,8 @@
 //! repetition might never get on beside others who write to the same long tracks.
 //!
 //! A track only grows, or goes and begins anew. It is known again by its first bytes and by the last that were read; one
-//! that is not is taken to hold nothing. So a fix may be put in once more. One that went and by now begins alike, and
-//! has the like in that place, would be mistaken: such a loss is noticed as it is between two batches (`marks`).
+//! that is not is taken to hold nothing: a fix that comes twice costs memory alone. One that went, and by now begins alike
+//! and has the like in that place, is mistaken for the one that was seen; then it is as if it had gone after the write.
 //!
 //! Never here: commands.
 
