@@ -44,20 +44,12 @@ impl Folded<'_> {
         self.fixes.last().expect("a driver is folded for the sake of a fix")
     }
 
-    /// Its fixes.
+    /// Its fixes, oldest first, each millisecond once.
     pub fn fixes(&self) -> &[Fix] {
         &self.fixes
     }
 
-    /// Those fixes that are `wanted` as one chunk of a track; nothing if none is.
-    pub fn chunk_of(&self, wanted: impl Iterator<Item = bool>) -> Vec<u8> {
-        let wanted: Vec<&Fix> = self.fixes.iter().zip(wanted).filter_map(|(fix, is)| is.then_some(fix)).collect();
-        let mut chunk = Vec::new();
-        track_codec::encode_chunk(self.hour, wanted, &mut chunk);
-        chunk
-    }
-
-    /// All its fixes as one.
+    /// Its fixes as one chunk of a track.
     pub fn chunk(&self) -> Vec<u8> {
         let mut chunk = Vec::new();
         track_codec::encode_chunk(self.hour, &self.fixes, &mut chunk);

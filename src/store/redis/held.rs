@@ -48,12 +48,8 @@ impl Held {
 
     /// Takes in what lies there.
     pub(super) fn take_in(&mut self, folded: &Folded<'_>, parts: &[Bytes]) {
-        let (beginning, bytes) = match parts {
-            [bytes] => (&[][..], &**bytes),
-            [beginning, bytes] => (&**beginning, &**bytes),
-            _ => return,
-        };
-        let new = if beginning == self.first { bytes.strip_prefix(&*self.last) } else { None };
+        let Some((bytes, beginning)) = parts.split_last() else { return };
+        let new = if beginning.concat() == self.first { bytes.strip_prefix(&*self.last) } else { None };
         let Some(new) = new else {
             *self = Self::nothing_of(folded);
             return;
@@ -71,8 +67,11 @@ impl Held {
         self.last = bytes[bytes.len().saturating_sub(LAST)..].to_vec();
     }
 
-    /// What is not there, as one chunk.
+    /// What is not there, as one chunk; nothing if all is.
     pub(super) fn missing(&self, folded: &Folded<'_>) -> Vec<u8> {
-        folded.chunk_of(self.fixes.iter().map(|is_held| !is_held))
+        let missing = folded.fixes().iter().zip(&self.fixes).filter(|(_, is_held)| !**is_held);
+        let mut chunk = Vec::new();
+        track_codec::encode_chunk(folded.hour, missing.map(|(fix, _)| fix), &mut chunk);
+        chunk
     }
 }
