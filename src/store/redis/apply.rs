@@ -2,7 +2,8 @@
 //!
 //! A slice is some drivers of one shard. What Redis has of them is read, the newest is found here, and
 //! all that follows from it is one transaction that is dropped if any of these drivers was written meanwhile (`link` says
-//! what is watched for that, and which slices travel at once; no two of a batch touch the same driver's hour).
+//! how, and which slices travel at once; no two of a batch touch the same driver's hour). For that their tracks are
+//! watched, or, where nobody else writes, that alone (`writer`).
 //!
 //! Tracks grow by what a batch brings, unread. Of a batch that may have come before they are among what is read (`held`),
 //! and get what they lack: so repetition neither bloats a track nor leaves a gap in it.
@@ -14,6 +15,7 @@
 //! Never here: repetition (the applier repeats a batch that failed), how a transaction is tried again (`link`).
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -26,6 +28,7 @@ use super::link::{Change, Command, Reply, Request};
 use super::marks::Attempt;
 use super::newest::corrupt;
 use super::shard::{Layout, Shard};
+use super::writer::{Found, Turn};
 use super::{Index, changes, packed};
 use crate::model::{Cell, Fix, QuadCell};
 use crate::store::{Applied, Batch, StoreError};
@@ -58,6 +61,13 @@ pub(super) struct Move {
     pub(super) from: Vec<Cell>,
 }
 
+/// What is known of a slice that was written.
+pub(super) struct Written {
+    moves: Moves,
+    /// How long the track of each driver is now, if it was not there; none if the slice set the expiry of each.
+    new_tracks: Vec<u64>,
+}
+
 impl Slice<'_, '_> {
     /// Counts a slice that was written, by what Redis answered.
     fn count(&self, attempt: &mut Attempt, mut answers: Vec<Reply>) -> Result<(), StoreError> {
@@ -69,6 +79,7 @@ impl Slice<'_, '_> {
 impl Index {
     /// Puts `batch` in.
     pub(super) async fn apply(&self, batch: Batch<'_>) -> Result<Applied, StoreError> {
+        let turn = self.writers.turn(batch.forget_before).await;
         let connections = self.link.connections();
         self.marks.forget_before(batch.forget_before);
         let mut attempt = Attempt::new(batch.start, batch.repeated);
@@ -78,19 +89,27 @@ impl Index {
         }
         drivers.retain(|bucket, _| !self.owes(&mut attempt, *bucket));
         let slices = slices(&drivers);
-        let writes: Vec<Write<'_>> = slices.iter().map(|slice| self.write(&attempt, slice, batch.repeated)).collect();
-        let mut written = Vec::with_capacity(slices.len());
-        for (slice, (moves, answers)) in slices.iter().zip(self.link.change(&writes, connections).await?) {
+        let writes: Vec<Write<'_>> =
+            slices.iter().map(|slice| self.write(&turn, &attempt, slice, batch.repeated)).collect();
+        let (mut written, mut expiring) = (Vec::with_capacity(slices.len()), Vec::new());
+        for (write, (slice, made)) in
+            writes.iter().zip(slices.iter().zip(self.link.change(&writes, connections).await?))
+        {
+            let (Written { moves, new_tracks }, answers) = made;
+            expiring.extend(write.expiring(&new_tracks, &answers)?);
             slice.count(&mut attempt, answers)?;
             written.push(moves);
             let newest = slice.drivers.iter().map(|folded| (folded.driver, folded.newest()));
             self.mirror.put_in(slice.bucket.hour(), newest);
         }
+        // Were these not to arrive, the repetition of the batch would set them.
+        self.in_pipelines(expiring).await?;
         if let Layout::Sharded(_) = self.keys.layout() {
             self.put_in_places(&mut attempt, &slices, written).await?;
         }
         let applied = if attempt.is_owed() { Applied::Partly } else { Applied::Whole };
         self.complete(attempt, batch.end).await?;
+        turn.done();
         Ok(applied)
     }
 
@@ -109,7 +128,13 @@ impl Index {
         stream::iter(pipelines).map(|calls| self.link.run(calls)).buffered(PIPELINES).try_concat().await
     }
 
-    fn write<'b>(&'b self, attempt: &Attempt, slice: &'b Slice<'_, 'b>, is_repeated: bool) -> Write<'b> {
+    fn write<'b>(
+        &'b self,
+        turn: &'b Turn<'_>,
+        attempt: &Attempt,
+        slice: &'b Slice<'_, 'b>,
+        is_repeated: bool,
+    ) -> Write<'b> {
         let (keys, bucket) = (&self.keys, slice.bucket);
         let (last, marks) = (keys.last(bucket), keys.marks(bucket));
         let expiries = [&last, &marks].map(|key| keys.expires_at_s(bucket, key));
@@ -118,11 +143,14 @@ impl Index {
         for expiry in expiries {
             note = note.number(expiry);
         }
+        let tracks = slice.drivers.iter().map(|folded| keys.track(bucket, folded.driver));
         Write {
             keys,
             bucket,
             drivers: slice.drivers,
-            tracks: slice.drivers.iter().map(|folded| keys.track(bucket, folded.driver)).collect(),
+            turn,
+            is_alone: AtomicBool::new(turn.is_alone(bucket)),
+            watched: tracks.chain([keys.writer(bucket)]).collect(),
             fixes: keys.fixes(bucket),
             changes: keys.changes(bucket),
             by: &self.by,
@@ -137,7 +165,11 @@ struct Write<'b> {
     keys: &'b Keys,
     bucket: Shard,
     drivers: &'b [Folded<'b>],
-    tracks: Vec<Bytes>,
+    turn: &'b Turn<'b>,
+    /// Whether nobody else is thought to write the shard.
+    is_alone: AtomicBool,
+    /// Their tracks, and what names its writer.
+    watched: Vec<Bytes>,
     fixes: Bytes,
     changes: Bytes,
     by: &'b Bytes,
@@ -148,23 +180,24 @@ struct Write<'b> {
 }
 
 impl Change for Write<'_> {
-    type Made = Moves;
+    type Made = Written;
 
     /// Every write of a driver touches its track.
     fn watched(&self) -> &[Bytes] {
-        &self.tracks
+        if self.is_alone.load(Ordering::Relaxed) { &self.watched[self.drivers.len()..] } else { &self.watched }
     }
 
     fn look(&self, request: &mut Request) {
+        request.command("GET", 1).arg(self.writer());
         if let Some(held) = &self.held {
-            for (track, held) in self.tracks.iter().zip(&*held.lock()) {
+            for (track, held) in self.tracks().iter().zip(&*held.lock()) {
                 for (first, last) in held.parts() {
                     request.command("GETRANGE", 3).arg(track).number(first).number(last);
                 }
             }
         } else {
-            request.command("EXISTS", self.tracks.len());
-            for track in &self.tracks {
+            request.command("EXISTS", self.drivers.len());
+            for track in self.tracks() {
                 request.arg(track);
             }
         }
@@ -181,9 +214,18 @@ impl Change for Write<'_> {
         }
     }
 
-    fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Moves, StoreError> {
+    fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Option<Written>, StoreError> {
         let mut seen = seen.into_iter();
         let mut next = || seen.next().ok_or_else(|| corrupt("a look was not answered"));
+        let is_alone = self.is_alone.load(Ordering::Relaxed);
+        let named = match self.turn.found(self.bucket, next()?.bytes()?.as_deref(), is_alone) {
+            Found::Right => None,
+            Found::Becomes(name) => Some(name),
+            Found::NotOurs => {
+                self.is_alone.store(false, Ordering::Relaxed);
+                return Ok(None);
+            }
+        };
         let hour = self.bucket.hour();
         // Each track that a chunk may make gets its expiry with it.
         let mut is_expiring = true;
@@ -196,7 +238,7 @@ impl Change for Write<'_> {
             };
             self.drivers.iter().zip(&mut *held.lock()).map(missing).collect::<Result<_, StoreError>>()?
         } else {
-            is_expiring = next()?.count()? < self.tracks.len() as u64;
+            is_expiring = next()?.count()? < self.drivers.len() as u64;
             self.drivers.iter().map(Folded::chunk).collect()
         };
         let (stored, _, _) = (next()?.list()?, next()?, next()?);
@@ -206,7 +248,7 @@ impl Change for Write<'_> {
             return Err(corrupt("not everybody was looked at"));
         }
 
-        for (track, chunk) in self.tracks.iter().zip(&chunks) {
+        for (track, chunk) in self.tracks().iter().zip(&chunks) {
             if !chunk.is_empty() {
                 request.command("APPEND", 2).arg(track).arg(chunk);
             }
@@ -265,12 +307,39 @@ impl Change for Write<'_> {
             changes::tell(&self.changes, self.keys.layout().buckets(), self.by, &fixes, request);
             self.expire(&self.changes, request);
         }
+        if let Some(name) = named {
+            let expiry = self.keys.expires_at_s(self.bucket, self.writer());
+            request.command("SET", 4).arg(self.writer()).arg(name).arg("EXAT").number(expiry);
+        }
         request.add(&self.note);
-        Ok(moves)
+        let new_tracks =
+            if is_expiring { Vec::new() } else { chunks.iter().map(|chunk| chunk.len() as u64).collect() };
+        Ok(Some(Written { moves, new_tracks }))
     }
 }
 
 impl Write<'_> {
+    fn tracks(&self) -> &[Bytes] {
+        &self.watched[..self.drivers.len()]
+    }
+
+    fn writer(&self) -> &Bytes {
+        &self.watched[self.drivers.len()]
+    }
+
+    /// Gives those tracks their expiry that were there when they were looked at, and went before they were written. `answers`
+    /// begin with their lengths, if there are `new_tracks`.
+    fn expiring(&self, new_tracks: &[u64], answers: &[Reply]) -> Result<Vec<Command>, StoreError> {
+        let mut expiring = Vec::new();
+        for ((track, new), answer) in self.tracks().iter().zip(new_tracks).zip(answers) {
+            if answer.clone().count()? == *new {
+                let expiry = self.keys.expires_at_s(self.bucket, track);
+                expiring.push(Command::on("EXPIREAT", track.clone()).number(expiry));
+            }
+        }
+        Ok(expiring)
+    }
+
     /// Asks what a hash has of each driver.
     fn ask(&self, key: &Bytes, request: &mut Request) {
         request.command("HMGET", self.drivers.len() + 1).arg(key);

@@ -47,6 +47,8 @@ impl Index {
                 (self.keys.fixes(shard), "HDEL"),
                 (self.keys.roster(shard), "ZREM"),
                 (self.keys.track(shard, driver), "UNLINK"),
+                // What is on its way still, whoever sent it, is dropped.
+                (self.keys.writer(shard), "UNLINK"),
                 (self.keys.changes(shard), "ANEW"),
             ]
         };

@@ -90,6 +90,11 @@ impl Keys {
         self.key(shard, "changes")
     }
 
+    /// String: the name of the turn that writes it alone, or that there are several.
+    pub(super) fn writer(&self, shard: Shard) -> Bytes {
+        self.key(shard, "writer")
+    }
+
     /// The field of this instance in `marks`.
     pub(super) fn instance(&self) -> Bytes {
         Bytes::copy_from_slice(self.instance.as_bytes())
@@ -128,9 +133,15 @@ impl Keys {
         let rest = match shard.part() {
             Part::Place(_) => vec![self.seen(shard), self.marks(shard)],
             Part::Bucket(_) => {
-                vec![self.last(shard), self.changes(shard), self.leaving(shard), self.marks(shard)]
+                vec![
+                    self.last(shard),
+                    self.changes(shard),
+                    self.writer(shard),
+                    self.leaving(shard),
+                    self.marks(shard),
+                ]
             }
-            Part::Whole => vec![self.last(shard), self.changes(shard), self.marks(shard)],
+            Part::Whole => vec![self.last(shard), self.changes(shard), self.writer(shard), self.marks(shard)],
         };
         named.chain(rest).collect()
     }

@@ -8,7 +8,7 @@
 //! - `link` is the way to all servers, and alone knows how they are spoken to; `keys` alone knows names and expiries;
 //!   `shard` is how an hour is divided, `atlas` which cells it has.
 //! - `fold` takes from a batch what Redis need not see, and `held` what tracks have of it already; `apply` with `note.lua`
-//!   writes, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua` and what `density`
+//!   writes, by `writer` watching no more than it must, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua` and what `density`
 //!   remembers, `listing`, `track` read; `forget` and `erase` remove.
 //! - `changes` with `follow.lua` tells other instances what was written, and `mirror` keeps the newest fixes in memory by
 //!   that: most questions are answered there.
@@ -37,6 +37,7 @@ use self::mirror::Mirror;
 use self::outage::Outage;
 use self::patrol::Patrol;
 use self::shard::{Layout, Shard};
+use self::writer::Writers;
 use super::{
     Applied, Batch, Board, FOREIGN, Located, Memory, Near, NearbyQuery, Page, Store, StoreError, Visit, Window,
 };
@@ -65,6 +66,7 @@ mod patrol;
 mod place;
 mod shard;
 mod track;
+mod writer;
 
 pub use self::fleet::Fleet;
 pub use self::mirror::LEASE;
@@ -131,6 +133,7 @@ struct Index {
     follow: Script,
     /// The name of this process in the streams of changes.
     by: Bytes,
+    writers: Writers,
     mirror: Mirror,
 }
 
@@ -158,6 +161,7 @@ impl RedisStore {
         }
         let layout = shard_resolution.map_or(Layout::Whole, Layout::Sharded);
         let keys = Keys::new(prefix, instance, layout, retention);
+        let by = changes::name();
         let index = Index {
             link: Link::open(&url, ca.as_deref(), deadline, keys.board(BOARDS[0]))?,
             keys,
@@ -177,7 +181,8 @@ impl RedisStore {
             board: board::Known::default(),
             recognised: Recognised::default(),
             follow: Script::new(changes::FOLLOW),
-            by: changes::name(),
+            writers: Writers::new(by.clone()),
+            by,
             mirror: Mirror::default(),
         };
         index.link.settled(SETTLE).await;

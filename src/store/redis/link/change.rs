@@ -44,9 +44,8 @@ pub(in crate::store::redis) trait Change: Sync {
     /// Asks what must be known.
     fn look(&self, request: &mut Request);
 
-    /// Writes, given what the looks answered. What Redis answers to the last command is what [`Link::change`] gives beside
-    /// what this returns. Everything watched is written.
-    fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Self::Made, StoreError>;
+    /// Writes, given what the looks answered; `None`, and nothing, if it must be looked at again.
+    fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Option<Self::Made>, StoreError>;
 }
 
 /// The changes of one server that no line has taken yet.
@@ -232,8 +231,8 @@ impl Part {
             let looked = replies.split_off(writing.as_ref().map_or(0, |(.., commands)| *commands));
             let mut has_failed = false;
             if let Some((at, made, _)) = writing {
-                match executed(replies) {
-                    Ok(Some(answers)) => {
+                match executed(replies).map(|answers| answers.zip(made)) {
+                    Ok(Some((answers, made))) => {
                         line.has_executed();
                         outcomes.made.push((at, made, answers));
                     }

@@ -1,0 +1,108 @@
+//! Who writes a shard. As long as one process does so alone, what its looks found stays true until it writes: so nothing but
+//! a key that names it need be watched. Whoever else comes writes into that key in the same transaction as its first slice;
+//! from then on, until the shard is forgotten, everybody watches each track (`apply`).
+//!
+//! That holds as every transaction of ours
+//! - watches the key, and looks at it: it is dropped if the key was written since;
+//! - writes the key, unless that names its writer, or says that there are several;
+//! - watches the tracks, unless the key names its writer.
+//!
+//! So while a key names a writer nobody else's transaction is executed. Its own are told apart by its *turn*: one batch at a
+//! time, and a new name after one that failed or was given up, of which something may be on its way still.
+//!
+//! Never here: what else a slice looks at or writes.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::shard::Shard;
+use crate::model::Timestamp;
+
+/// What the key says once more than one process wrote.
+const SEVERAL: &[u8] = b"several";
+
+/// What this process knows of who writes.
+#[derive(Debug)]
+pub(super) struct Writers {
+    process: Bytes,
+    /// Turns that did not end well.
+    failed: AtomicU64,
+    turn: tokio::sync::Mutex<()>,
+    /// Shards that were this process' alone when they were last looked at: where to begin, no more.
+    own: Mutex<BTreeSet<Shard>>,
+}
+
+/// The right to write, which one batch has at a time.
+pub(super) struct Turn<'a> {
+    writers: &'a Writers,
+    name: Bytes,
+    is_done: bool,
+    _one: tokio::sync::MutexGuard<'a, ()>,
+}
+
+/// What follows from who a shard was found to be written by.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// The key is right as it is.
+    Right,
+    /// It must say this from now on.
+    Becomes(Bytes),
+    /// It does not name us: not enough was watched.
+    NotOurs,
+}
+
+impl Writers {
+    /// `process` is a name that no other has.
+    pub(super) fn new(process: Bytes) -> Self {
+        Self { process, failed: AtomicU64::default(), turn: tokio::sync::Mutex::default(), own: Mutex::default() }
+    }
+
+    /// Waits until no other batch is on its way. Hours that ended before `cutoff` are forgotten.
+    pub(super) async fn turn(&self, cutoff: Timestamp) -> Turn<'_> {
+        let one = self.turn.lock().await;
+        self.own.lock().retain(|shard| shard.hour().end() >= cutoff);
+        let process = std::str::from_utf8(&self.process).expect("it is hex digits");
+        let name = format!("{process}-{}", self.failed.load(Ordering::Relaxed)).into();
+        Turn { writers: self, name, is_done: false, _one: one }
+    }
+}
+
+impl Turn<'_> {
+    /// Everything that was begun has ended.
+    pub(super) fn done(mut self) {
+        self.is_done = true;
+    }
+
+    /// Whether watching the key of `shard` is likely to be enough.
+    pub(super) fn is_alone(&self, shard: Shard) -> bool {
+        self.writers.own.lock().contains(&shard)
+    }
+
+    /// Given what the key of `shard` says, and whether the key `is_alone` in being watched.
+    pub(super) fn found(&self, shard: Shard, named: Option<&[u8]>, is_alone: bool) -> Found {
+        let is_ours = named.is_none_or(|name| name.starts_with(&self.writers.process));
+        if is_ours {
+            self.writers.own.lock().insert(shard);
+        } else {
+            self.writers.own.lock().remove(&shard);
+        }
+        match named {
+            Some(name) if *name == *self.name => Found::Right,
+            _ if is_alone => Found::NotOurs,
+            Some(SEVERAL) => Found::Right,
+            _ if is_ours => Found::Becomes(self.name.clone()),
+            _ => Found::Becomes(Bytes::from_static(SEVERAL)),
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.writers.failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
