@@ -36,6 +36,7 @@ mod recovery;
 mod redis_losses;
 mod redis_store;
 mod redis_store_races;
+mod redis_store_writers;
 mod runbook;
 mod scale;
 mod scrub;

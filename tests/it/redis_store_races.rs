@@ -1,18 +1,13 @@
 //! Somebody else writes, or the connection is lost, between the moment when a write has looked and the moment when it is
 //! carried out, or while a question is on its way. A gate before the server holds it at that very point.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use geotrail::model::{Point, Position, Resolution};
 use geotrail::store::redis::{Options, RedisStore};
 use geotrail::store::{Batch, NearbyQuery, Store, StoreError, When};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
 
+use crate::harness::gate::{Gate, Verdict};
 use crate::harness::redis::RedisServer;
 use crate::harness::switch::Switch;
 use crate::redis_store::{
@@ -20,114 +15,12 @@ use crate::redis_store::{
 };
 use crate::sharding::{assert_sharded_keys, resolution};
 
-const ONE: &str = "00000000000000a1";
-const TWO: &str = "00000000000000b2";
-const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
+pub(crate) const ONE: &str = "00000000000000a1";
+pub(crate) const TWO: &str = "00000000000000b2";
 /// More than one transaction takes.
 const DRIVERS: usize = 70;
 
-/// What becomes of what is held at the gate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Pass,
-    /// It never arrives, and its connection is over.
-    Cut,
-}
-
-/// A TCP proxy that holds the next EXEC, or another word, once it is closed.
-struct Gate {
-    port: u16,
-    is_closed: Arc<AtomicBool>,
-    passed: Arc<AtomicUsize>,
-    held: mpsc::UnboundedReceiver<oneshot::Sender<Verdict>>,
-}
-
-impl Gate {
-    async fn before(server: &RedisServer) -> Self {
-        Self::holding(EXEC, server).await
-    }
-
-    async fn holding(word: &'static [u8], server: &RedisServer) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let (port, target) = (listener.local_addr().expect("it is bound").port(), server.address());
-        let (is_closed, passed): (Arc<AtomicBool>, Arc<AtomicUsize>) = Default::default();
-        let (holding, held) = mpsc::unbounded_channel();
-        let (closed, passing) = (is_closed.clone(), passed.clone());
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let server = TcpStream::connect(&target).await.expect("the server is there");
-                for socket in [&client, &server] {
-                    socket.set_nodelay(true).expect("it is a socket");
-                }
-                let ((from_client, to_client), (mut from_server, mut to_server)) =
-                    (client.into_split(), server.into_split());
-                let mut to_client_of_server = to_client;
-                let back = tokio::spawn(async move {
-                    let _ = tokio::io::copy(&mut from_server, &mut to_client_of_server).await;
-                });
-                let (closed, passing, holding) = (closed.clone(), passing.clone(), holding.clone());
-                tokio::spawn(async move {
-                    let _ = forward(word, from_client, &mut to_server, &closed, &passing, &holding).await;
-                    back.abort();
-                });
-            }
-        });
-        Self { port, is_closed, passed, held }
-    }
-
-    fn url(&self) -> String {
-        RedisServer::url_at(&format!("127.0.0.1:{}", self.port))
-    }
-
-    fn close(&self) {
-        self.is_closed.store(true, Ordering::SeqCst);
-    }
-
-    async fn holds(&mut self) -> Option<oneshot::Sender<Verdict>> {
-        self.held.recv().await
-    }
-
-    fn passed(&self) -> usize {
-        self.passed.load(Ordering::SeqCst)
-    }
-}
-
-/// Passes on what a client sends until it ends, or is cut.
-async fn forward(
-    word: &[u8],
-    mut from: OwnedReadHalf,
-    to: &mut OwnedWriteHalf,
-    is_closed: &AtomicBool,
-    passed: &AtomicUsize,
-    holding: &mpsc::UnboundedSender<oneshot::Sender<Verdict>>,
-) -> std::io::Result<()> {
-    let mut waiting = Vec::new();
-    while from.read_buf(&mut waiting).await? > 0 {
-        while let Some(at) = waiting.windows(word.len()).position(|bytes| bytes == word) {
-            to.write_all(&waiting[..at]).await?;
-            if is_closed.swap(false, Ordering::SeqCst) {
-                let (sender, verdict) = oneshot::channel();
-                holding.send(sender).expect("the test waits");
-                if verdict.await.expect("the test decides") == Verdict::Cut {
-                    return Ok(());
-                }
-            }
-            // Before its answer can be there.
-            passed.fetch_add(1, Ordering::SeqCst);
-            to.write_all(word).await?;
-            waiting.drain(..at + word.len());
-        }
-        // What may be the beginning of one waits for the rest.
-        let most = waiting.len().min(word.len() - 1);
-        let kept = (0..=most).rev().find(|kept| waiting.ends_with(&word[..*kept])).unwrap_or_default();
-        let sent = waiting.len() - kept;
-        to.write_all(&waiting[..sent]).await?;
-        waiting.drain(..sent);
-    }
-    Ok(())
-}
-
-async fn connected(server: &RedisServer, url: String, instance: &str, cells: Option<u8>) -> RedisStore {
+pub(crate) async fn connected(server: &RedisServer, url: String, instance: &str, cells: Option<u8>) -> RedisStore {
     let options = Options { url, shard_resolution: cells.map(resolution), ..options(server, instance) };
     let store = RedisStore::connect(options).await.expect("a good URL");
     works_again(&store).await;
@@ -135,13 +28,13 @@ async fn connected(server: &RedisServer, url: String, instance: &str, cells: Opt
 }
 
 /// Everybody from `first` on, `step` of 2 km to the north, `seconds` into the last hour.
-fn fleet(first: usize, step: i32, seconds: i64) -> Vec<Point> {
+pub(crate) fn fleet(first: usize, step: i32, seconds: i64) -> Vec<Point> {
     let ts = now().hour().previous().start().plus_ms(seconds * 1_000);
     let place = |number: usize| point(id(number), ts, 525_000_000 + step * 180_000, 134_000_000);
     (first..first + DRIVERS).map(place).collect()
 }
 
-fn assert_keys(server: &RedisServer, points: &[Point], cells: Option<Resolution>) {
+pub(crate) fn assert_keys(server: &RedisServer, points: &[Point], cells: Option<Resolution>) {
     match cells {
         None => assert_public_keys(server, points),
         Some(cells) => assert_sharded_keys(server, points, cells),
@@ -187,18 +80,22 @@ async fn others_drivers_hold_nobody_up() {
     // One transaction.
     let ours = |step, seconds| fleet(0, step, seconds)[..40].to_vec();
     slow.apply(batch(&ours(0, 10), 1)).await.expect("Redis is there");
-    assert_eq!(gate.passed(), 1);
+    // Nor does that they come, once it is known that they are there.
+    let before = fleet(DRIVERS, 0, 10);
+    fast.apply(batch(&before, 1)).await.expect("Redis is there");
+    slow.apply(batch(&ours(0, 10), 1)).await.expect("Redis is there");
+    let known_by_then = gate.passed();
     let (moved, theirs) = (ours(1, 20), fleet(DRIVERS, 1, 20));
     gate.close();
     let meanwhile = async {
         let held = gate.holds().await.expect("the gate is there");
-        fast.apply(batch(&theirs, 1)).await.expect("Redis is there");
+        fast.apply(batch(&theirs, 2)).await.expect("Redis is there");
         held.send(Verdict::Pass).expect("the gate waits");
     };
     let (written, ()) = tokio::join!(slow.apply(batch(&moved, 2)), meanwhile);
     written.expect("Redis is there");
-    assert_eq!(gate.passed(), 2, "it was never dropped");
-    assert_holds(&slow, &[ours(0, 10), moved, theirs].concat()).await;
+    assert_eq!(gate.passed(), known_by_then + 1, "it was never dropped");
+    assert_holds(&slow, &[ours(0, 10), before, moved, theirs].concat()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,6 +136,7 @@ async fn a_track_that_goes_meanwhile_comes_back_with_its_expiry() {
     let store = connected(&server, gate.url(), ONE, None).await;
     let [first, second] = [(0, 10), (1, 20)].map(|(step, seconds)| fleet(0, step, seconds));
     store.apply(batch(&first, 1)).await.expect("Redis is there");
+    let known_by_then = gate.passed();
     let track = |number| format!("geotrail:{{{}}}:track:{}", first[0].fix.ts.hour(), id(number));
     let unlink: Vec<String> = std::iter::once("UNLINK".into()).chain((0..DRIVERS).map(track)).collect();
     gate.close();
@@ -248,7 +146,8 @@ async fn a_track_that_goes_meanwhile_comes_back_with_its_expiry() {
         held.send(Verdict::Pass).expect("the gate waits");
     };
     let (written, ()) = tokio::join!(store.apply(batch(&second, 2)), going);
-    written.expect("it looks again");
+    written.expect("Redis is there");
+    assert_eq!(gate.passed(), known_by_then + 2, "who writes alone watches no track");
     assert_expiries(&server);
     // Another slice of it may have been written before the tracks went.
     for (points, end) in [(&first, 1), (&second, 2)] {

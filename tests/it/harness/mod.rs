@@ -3,6 +3,7 @@
 pub(crate) mod app;
 pub(crate) mod cluster;
 pub(crate) mod faulty_disk;
+pub(crate) mod gate;
 pub(crate) mod http;
 pub(crate) mod process;
 pub(crate) mod redis;
