@@ -40,7 +40,7 @@ const CALLS_PER_PIPELINE: usize = 32;
 /// Pipelines at once: while one is read, the next is executed.
 const PIPELINES: usize = 4;
 
-/// The text of the script that ends a slice.
+/// The text of the script that begins a slice.
 pub(super) const NOTE: &str = concat!(include_str!("count.lua"), include_str!("note.lua"));
 
 /// Some drivers of one shard.
@@ -61,17 +61,10 @@ pub(super) struct Move {
     pub(super) from: Vec<Cell>,
 }
 
-/// What is known of a slice that was written.
-pub(super) struct Written {
-    moves: Moves,
-    /// How long the track of each driver is now, if it was not there; none if the slice set the expiry of each.
-    new_tracks: Vec<u64>,
-}
-
 impl Slice<'_, '_> {
     /// Counts a slice that was written, by what Redis answered.
-    fn count(&self, attempt: &mut Attempt, mut answers: Vec<Reply>) -> Result<(), StoreError> {
-        let count = answers.pop().ok_or_else(|| corrupt("a transaction answered nothing"))?;
+    fn count(&self, attempt: &mut Attempt, answers: Vec<Reply>) -> Result<(), StoreError> {
+        let count = answers.into_iter().next().ok_or_else(|| corrupt("a transaction answered nothing"))?;
         attempt.called(self.bucket, count).map(drop)
     }
 }
@@ -91,19 +84,13 @@ impl Index {
         let slices = slices(&drivers);
         let writes: Vec<Write<'_>> =
             slices.iter().map(|slice| self.write(&turn, &attempt, slice, batch.repeated)).collect();
-        let (mut written, mut expiring) = (Vec::with_capacity(slices.len()), Vec::new());
-        for (write, (slice, made)) in
-            writes.iter().zip(slices.iter().zip(self.link.change(&writes, connections).await?))
-        {
-            let (Written { moves, new_tracks }, answers) = made;
-            expiring.extend(write.expiring(&new_tracks, &answers)?);
+        let mut written = Vec::with_capacity(slices.len());
+        for (slice, (moves, answers)) in slices.iter().zip(self.link.change(&writes, connections).await?) {
             slice.count(&mut attempt, answers)?;
             written.push(moves);
             let newest = slice.drivers.iter().map(|folded| (folded.driver, folded.newest()));
             self.mirror.put_in(slice.bucket.hour(), newest);
         }
-        // Were these not to arrive, the repetition of the batch would set them.
-        self.in_pipelines(expiring).await?;
         if let Layout::Sharded(_) = self.keys.layout() {
             self.put_in_places(&mut attempt, &slices, written).await?;
         }
@@ -139,18 +126,21 @@ impl Index {
         let (last, marks) = (keys.last(bucket), keys.marks(bucket));
         let expiries = [&last, &marks].map(|key| keys.expires_at_s(bucket, key));
         let newest = slice.drivers.iter().map(|folded| folded.newest().ts).max().expect("a slice is never empty");
-        let mut note = Command::script(&self.note, vec![last, marks]);
+        let tracks: Vec<Bytes> = slice.drivers.iter().map(|folded| keys.track(bucket, folded.driver)).collect();
+        let is_alone = turn.is_alone(bucket);
+        // That one goes which is not watched must not keep it from having an expiry. A repetition sets that anyway.
+        let unwatched: &[Bytes] = if is_alone && !is_repeated { &tracks } else { &[] };
+        let mut note = Command::script(&self.note, [&[last, marks], unwatched].concat());
         for expiry in expiries {
             note = note.number(expiry);
         }
-        let tracks = slice.drivers.iter().map(|folded| keys.track(bucket, folded.driver));
         Write {
             keys,
             bucket,
             drivers: slice.drivers,
             turn,
-            is_alone: AtomicBool::new(turn.is_alone(bucket)),
-            watched: tracks.chain([keys.writer(bucket)]).collect(),
+            is_alone: AtomicBool::new(is_alone),
+            watched: [tracks, vec![keys.writer(bucket)]].concat(),
             fixes: keys.fixes(bucket),
             changes: keys.changes(bucket),
             by: &self.by,
@@ -175,12 +165,12 @@ struct Write<'b> {
     by: &'b Bytes,
     /// Of points that may have come before, what was seen of them in the tracks.
     held: Option<Mutex<Vec<Held>>>,
-    /// Ends the slice.
+    /// Begins the slice.
     note: Command,
 }
 
 impl Change for Write<'_> {
-    type Made = Written;
+    type Made = Moves;
 
     /// Every write of a driver touches its track.
     fn watched(&self) -> &[Bytes] {
@@ -214,7 +204,7 @@ impl Change for Write<'_> {
         }
     }
 
-    fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Option<Written>, StoreError> {
+    fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Option<Moves>, StoreError> {
         let mut seen = seen.into_iter();
         let mut next = || seen.next().ok_or_else(|| corrupt("a look was not answered"));
         let is_alone = self.is_alone.load(Ordering::Relaxed);
@@ -248,6 +238,7 @@ impl Change for Write<'_> {
             return Err(corrupt("not everybody was looked at"));
         }
 
+        request.add(&self.note);
         for (track, chunk) in self.tracks().iter().zip(&chunks) {
             if !chunk.is_empty() {
                 request.command("APPEND", 2).arg(track).arg(chunk);
@@ -311,10 +302,7 @@ impl Change for Write<'_> {
             let expiry = self.keys.expires_at_s(self.bucket, self.writer());
             request.command("SET", 4).arg(self.writer()).arg(name).arg("EXAT").number(expiry);
         }
-        request.add(&self.note);
-        let new_tracks =
-            if is_expiring { Vec::new() } else { chunks.iter().map(|chunk| chunk.len() as u64).collect() };
-        Ok(Some(Written { moves, new_tracks }))
+        Ok(Some(moves))
     }
 }
 
@@ -325,19 +313,6 @@ impl Write<'_> {
 
     fn writer(&self) -> &Bytes {
         &self.watched[self.drivers.len()]
-    }
-
-    /// Gives those tracks their expiry that were there when they were looked at, and went before they were written. `answers`
-    /// begin with their lengths, if there are `new_tracks`.
-    fn expiring(&self, new_tracks: &[u64], answers: &[Reply]) -> Result<Vec<Command>, StoreError> {
-        let mut expiring = Vec::new();
-        for ((track, new), answer) in self.tracks().iter().zip(new_tracks).zip(answers) {
-            if answer.clone().count()? == *new {
-                let expiry = self.keys.expires_at_s(self.bucket, track);
-                expiring.push(Command::on("EXPIREAT", track.clone()).number(expiry));
-            }
-        }
-        Ok(expiring)
     }
 
     /// Asks what a hash has of each driver.

@@ -1,7 +1,8 @@
--- Ends a slice: notes the newest moment of the shard, and counts.
+-- Begins a slice: notes the newest moment of the shard, and counts. Tracks that were there, and are not any more, are made
+-- with an expiry, before anything is appended.
 --
--- KEYS: last, marks. ARGV: when each of them expires (s), the instance, this attempt, the attempt known to be complete,
---       what was reached then, whether the points may have come before ('1'), the newest ts of the slice (ms).
+-- KEYS: last, marks, then tracks. ARGV: when the first two expire (s), the instance, this attempt, the attempt known to be
+--       complete, what was reached then, whether the points may have come before ('1'), the newest ts of the slice (ms).
 --
 -- Returns a list of what `count_call` does.
 
@@ -10,5 +11,8 @@ if not last or last < tonumber(ARGV[8]) then
   redis.call('SET', KEYS[1], ARGV[8], 'EXAT', ARGV[1])
 elseif ARGV[7] == '1' then
   redis.call('EXPIREAT', KEYS[1], ARGV[1])
+end
+if #KEYS > 2 and redis.call('EXISTS', unpack(KEYS, 3)) < #KEYS - 2 then
+  for n = 3, #KEYS do redis.call('SET', KEYS[n], '', 'NX', 'EXAT', ARGV[1]) end
 end
 return { count_call(KEYS[2], unpack(ARGV, 2, 7)) }

@@ -3,9 +3,10 @@
 //! is looked at again. A change that is dropped is dropped for another that was made, so somebody always gets on; one
 //! that a crash or a lost connection breaks off is made whole or not at all.
 //!
-//! Nothing else is watched, so that nobody is kept from writing by others' business; and changes go over several lines at
-//! once, so that Redis works for one while another waits for an answer. A server that is far away would be waited for most of
-//! the time: to it there are many.
+//! Nothing else is watched, so that nobody is kept from writing by others' business. A change may turn out to rest on more
+//! than was watched: then it writes nothing, and is looked at again. Changes go over several lines at once, so that Redis
+//! works for one while another waits for an answer. A server that is far away would be waited for most of the time: to it
+//! there are many.
 //!
 //! A line carries one change after the other; the looks for the next go out with the writes of the one before. MULTI
 //! goes with the looks: were it refused after them, what follows would be carried out unwatched.
