@@ -19,9 +19,10 @@ use crate::clock::Clock;
 use crate::config::ServeConfig;
 use crate::erasure::Eraser;
 use crate::health::{Health, StoreHealth, TRAILING_HOUR_MS};
-use crate::http::{self, Service};
+use crate::http::{self, Guard, Service};
 use crate::ingest::Ingest;
 use crate::journal::{self, Erasure, Journal};
+use crate::keys::KeyRing;
 use crate::query::{IndexState, Outcome, Queries, Sources};
 use crate::telemetry::Metrics;
 use following::{Following, House};
@@ -30,6 +31,7 @@ use stores::Follower;
 
 pub mod commands;
 mod following;
+pub mod keys;
 mod roll;
 mod stores;
 
@@ -41,6 +43,8 @@ const APPLY_THE_REST: Duration = Duration::from_secs(10);
 /// What a start may wait for its index: a small one is then whole in the first answer, a large one is labelled.
 const WHOLE_AT_START: Duration = Duration::from_millis(300);
 const COUNT_ACTIVE_EVERY: Duration = Duration::from_secs(15);
+/// A key that is revoked opens nothing within five seconds.
+const REFRESH_KEYS_EVERY: Duration = Duration::from_secs(1);
 
 /// The running service.
 pub struct App {
@@ -70,6 +74,10 @@ impl App {
             TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr()?;
 
+        let guard = match &config.keys {
+            Some(path) => Some(KeyRing::open(path)?),
+            None => None,
+        };
         let config = config.index;
         let options = journal::Options::new(config.data_dir.clone());
         let now = clock.now();
@@ -116,7 +124,11 @@ impl App {
         let following = Following::begin(house, roll, followers, stop_jobs.clone());
         let (worker, until) = (eraser.clone(), stop_jobs.clone());
         let erase = async move { until.run_until_cancelled(worker.keep_working()).await.unwrap_or(()) };
-        let jobs = vec![tokio::spawn(erase), count_active(&stop_jobs, &queries, &metrics)];
+        let mut jobs = vec![tokio::spawn(erase), count_active(&stop_jobs, &queries, &metrics)];
+        let guard = guard.map_or_else(Guard::open, |keys| {
+            jobs.push(refresh_keys(&stop_jobs, &keys));
+            Guard::with(keys, clock.clone())
+        });
 
         let whole = async {
             while first.source().state() != IndexState::Complete
@@ -131,6 +143,7 @@ impl App {
 
         let stop_http = CancellationToken::new();
         let router = http::router(Arc::new(Service {
+            guard,
             stores: following.clone(),
             ingest,
             queries,
@@ -215,6 +228,20 @@ fn count_active(stop: &CancellationToken, queries: &Queries, metrics: &Metrics) 
             let trailing_hour = Duration::from_millis(TRAILING_HOUR_MS as u64);
             let count = queries.active_count(trailing_hour).await;
             metrics.set_active_drivers(count.ok().map(|answer| answer.value));
+        }
+    })
+}
+
+/// Follows the file of keys.
+fn refresh_keys(stop: &CancellationToken, keys: &KeyRing) -> JoinHandle<()> {
+    let keys = keys.clone();
+    every(REFRESH_KEYS_EVERY, stop, move || {
+        let keys = keys.clone();
+        async move {
+            let refreshed = tokio::task::spawn_blocking(move || keys.refresh()).await;
+            if let Err(error) = refreshed {
+                error!(%error, "the file of API keys was not looked at");
+            }
         }
     })
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
-use crate::config::{self, Flags, Problems, SETTINGS, Setting, Settings, redact};
+use crate::config::{self, Flags, Problems, SETTINGS, Secret, Setting, Settings, redact};
+use crate::keys::{self, KeyFile, KeyId, Scope};
 use crate::plan::{Demand, Kind, Plan};
 use crate::{app, fleet, plan};
 
@@ -18,6 +19,9 @@ use crate::{app, fleet, plan};
 const FAILED: u8 = 1;
 /// It was asked for wrongly.
 const MISUSED: u8 = 2;
+
+/// For so long a key can be valid.
+const MAX_KEY_LIFE: Duration = config::MAX_RETENTION;
 
 /// The grammar.
 pub fn command() -> Command {
@@ -78,6 +82,7 @@ pub fn command() -> Command {
                         .args(flags_of(config::Command::DeadLetterReplay)),
                 ),
         )
+        .subcommand(key_command())
         .subcommand(
             Command::new("plan")
                 .about("Reckons from measured figures what a fleet needs, and what is full first")
@@ -112,6 +117,59 @@ fn flags_of(command: config::Command) -> impl Iterator<Item = Arg> {
             None => flag.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true"),
         }
     })
+}
+
+/// `key`, and what it takes.
+fn key_command() -> Command {
+    Command::new("key")
+        .about("Makes, lists and revokes API keys; a running service follows within seconds")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(
+            Command::new("new")
+                .about("Makes a key and prints it, this once; its hash goes into the file")
+                .args(key_flags())
+                .args(flags_of(config::Command::Key)),
+        )
+        .subcommand(Command::new("list").about("Lists the keys of the file").args(flags_of(config::Command::Key)))
+        .subcommand(
+            Command::new("revoke")
+                .about("Takes a key out of the file")
+                .arg(
+                    Arg::new("id")
+                        .value_name("ID")
+                        .required(true)
+                        .value_parser(|id: &str| KeyId::parse(id).ok_or("expected 8 hex digits, as `list` has them"))
+                        .help("Of the key: the digits behind gtk_"),
+                )
+                .args(flags_of(config::Command::Key)),
+        )
+}
+
+/// Those of `key new`.
+fn key_flags() -> [Arg; 3] {
+    let name =
+        |name: &str| keys::is_name(name).then(|| name.to_owned()).ok_or("expected 1 to 64 of A-Z a-z 0-9 _ . : @ -");
+    let scope = |word: &str| Scope::parse(word).ok_or("expected `ingest`, `read` or `admin`");
+    let duration = |text: &str| {
+        let after = config::parse_duration(text).filter(|after| *after <= MAX_KEY_LIFE);
+        after.ok_or("expected a duration with its unit, such as 90d, up to 3660d")
+    };
+    [
+        Arg::new("name").long("name").value_name("NAME").required(true).value_parser(name).help("Whose it is"),
+        Arg::new("scope")
+            .long("scope")
+            .value_name("SCOPE")
+            .required(true)
+            .action(ArgAction::Append)
+            .value_parser(scope)
+            .help("What it is for: `ingest`, `read` or `admin`; may be repeated"),
+        Arg::new("expires")
+            .long("expires")
+            .value_name("DURATION")
+            .value_parser(duration)
+            .help("After which it opens nothing any more, such as 90d; without it, never"),
+    ]
 }
 
 /// Those of `plan`: no settings, since nothing runs with them.
@@ -169,6 +227,7 @@ pub async fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             Err(problems) => Err(problems.into()),
         },
         Some(("deadletter", matches)) => dead_letter(matches).await,
+        Some(("key", matches)) => key(matches),
         Some(("plan", matches)) => make_plan(matches),
         Some(("config", matches)) => check(matches),
         _ => unreachable!("the grammar knows no other command"),
@@ -197,6 +256,7 @@ async fn simulate(matches: &ArgMatches) -> anyhow::Result<bool> {
     let config = settings(matches, config::Command::Simulate)?.simulate()?;
     let summary = fleet::simulate::run(&fleet::simulate::Options {
         to: config.to.expose().to_owned(),
+        key: authorization(config.key)?,
         drivers: config.drivers,
         interval: config.interval,
         duration: config.duration,
@@ -207,11 +267,20 @@ async fn simulate(matches: &ArgMatches) -> anyhow::Result<bool> {
     Ok(summary.all_acknowledged())
 }
 
+fn authorization(key: Option<Secret>) -> anyhow::Result<Option<http::HeaderValue>> {
+    key.map(|key| fleet::client::authorization(key.expose())).transpose()
+}
+
 async fn replay(matches: &ArgMatches) -> anyhow::Result<bool> {
     let config = settings(matches, config::Command::Replay)?.replay()?;
     let file = matches.get_one::<PathBuf>("file").expect("the grammar requires a file").clone();
-    let options =
-        fleet::replay::Options { file, to: config.to.expose().to_owned(), speed: config.speed, now: config.now };
+    let options = fleet::replay::Options {
+        file,
+        to: config.to.expose().to_owned(),
+        key: authorization(config.key)?,
+        speed: config.speed,
+        now: config.now,
+    };
     let (summary, outcome) = fleet::replay::run(&options).await?;
     summary.print();
     outcome?;
@@ -237,6 +306,22 @@ fn index(matches: &ArgMatches, command: config::Command) -> Result<config::Index
         complain(&format!("warning: {warning}"));
     }
     Ok(index)
+}
+
+fn key(matches: &ArgMatches) -> anyhow::Result<bool> {
+    let (verb, matches) = matches.subcommand().expect("the grammar requires a subcommand");
+    let file = KeyFile::at(&settings(matches, config::Command::Key)?.keys()?);
+    match verb {
+        "new" => {
+            let name = matches.get_one::<String>("name").expect("the grammar requires it").clone();
+            let scopes = matches.get_many("scope").expect("the grammar requires it").copied().collect();
+            app::keys::make(&file, name, scopes, matches.get_one("expires").copied())?;
+        }
+        "list" => app::keys::list(&file)?,
+        "revoke" => app::keys::revoke(&file, matches.get_one("id").expect("the grammar requires it"))?,
+        _ => unreachable!("the grammar knows no other command"),
+    }
+    Ok(true)
 }
 
 fn make_plan(matches: &ArgMatches) -> anyhow::Result<bool> {

@@ -25,7 +25,7 @@
 //! | [`jobs`] | forgetting, rebuilding, comparing | HTTP |
 //! | [`app`] | builds all of this, and takes it down along the flow | anything else |
 //!
-//! Beside the flow: [`clock`] (injected), [`cutoff`] (what is over, by that clock and by a store's own), [`config`] and
+//! Beside the flow: [`keys`] (who may call), [`clock`] (injected), [`cutoff`] (what is over, by that clock and by a store's own), [`config`] and
 //! [`cli`] (flag, variable, file, default), [`telemetry`] (logs and metrics), [`fleet`] (simulate and replay: clients of the HTTP contract and of nothing else), [`plan`] (what
 //! a fleet needs, reckoned from what was measured).
 //!
@@ -49,12 +49,14 @@ pub mod clock;
 pub mod config;
 pub mod cutoff;
 pub mod erasure;
+pub mod file_version;
 pub mod fleet;
 pub mod health;
 pub mod http;
 pub mod ingest;
 pub mod jobs;
 pub mod journal;
+pub mod keys;
 pub mod model;
 pub mod peers;
 pub mod plan;

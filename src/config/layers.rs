@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use toml::de::{DeTable, DeValue};
 
+use crate::keys::KeyFileError;
+
 use super::settings::{CONFIG_VARIABLE, SETTINGS, Setting, VARIABLE_PREFIX};
 
 /// Who said so. Ordered: the greater wins.
@@ -94,6 +96,9 @@ pub enum Problem {
         /// What was expected.
         reason: String,
     },
+    /// A file of API keys that is none.
+    #[error("{0}: {1}")]
+    Keys(String, KeyFileError),
     /// Values that are fine each, but not together.
     #[error("{0}")]
     Conflict(String),

@@ -15,10 +15,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::HeaderValue;
+
+use crate::keys::KeyFile;
 use crate::model::Resolution;
 pub use duration::parse as parse_duration;
 pub use layers::{Flags, Problem, Problems, Settings, Source, Value};
-pub use secret::{SecretUrl, redact};
+pub use secret::{Secret, SecretUrl, redact};
 pub use settings::{
     CONFIG_VARIABLE, Command, MAX_DRIVERS, MAX_RETENTION, MAX_STORES, MIN_RETENTION, SETTINGS, Setting, StoreChoice,
     VARIABLE_PREFIX,
@@ -29,6 +32,8 @@ pub use settings::{
 pub struct ServeConfig {
     /// Where to listen. Beyond loopback only if that was allowed by name.
     pub listen: SocketAddr,
+    /// The file of API keys; `None`: whoever comes is let in.
+    pub keys: Option<PathBuf>,
     /// The journal and its indexes.
     pub index: IndexConfig,
     /// What whoever starts the service should know: that it runs open, that a password can be seen.
@@ -57,6 +62,8 @@ pub struct IndexConfig {
 pub struct SimulateConfig {
     /// The service to send to.
     pub to: SecretUrl,
+    /// The API key to call with.
+    pub key: Option<Secret>,
     /// How many drivers, at most [`MAX_DRIVERS`].
     pub drivers: u32,
     /// How often each reports.
@@ -72,6 +79,8 @@ pub struct SimulateConfig {
 pub struct ReplayConfig {
     /// The service to send to.
     pub to: SecretUrl,
+    /// The API key to call with.
+    pub key: Option<Secret>,
     /// How many times faster than recorded; `None`: as fast as it is acknowledged.
     pub speed: Option<f64>,
     /// Whether the newest point is shifted to now.
@@ -86,24 +95,62 @@ impl Settings {
 
     fn try_serve(&self) -> Result<ServeConfig, Problem> {
         let listen = self.read_or_default("listen", settings::listen)?;
+        let keys = self.read("keys", |text| Ok(PathBuf::from(text)))?;
+        if let Some(path) = &keys {
+            KeyFile::at(path).read().map_err(|error| Problem::Keys(self.place("keys"), error))?;
+        }
         let mut warnings = Vec::new();
-        if listen.ip().is_loopback() {
-            warnings.push("runs open: whoever is on this machine may read and write".to_owned());
-        } else {
-            let missing: Vec<&str> =
-                ["allow-open", "allow-plaintext"].into_iter().filter(|name| !self.is_on(name)).collect();
-            if !missing.is_empty() {
-                return Err(Problem::Conflict(format!(
-                    "{}: not a loopback address, and there are neither keys nor TLS yet; to listen there all the \
-                     same, open to everybody and unencrypted, add --{}",
-                    self.place("listen"),
-                    missing.join(" --")
-                )));
+        match (listen.ip().is_loopback(), keys.is_some()) {
+            (true, true) => {}
+            (true, false) => warnings.push("runs open: whoever is on this machine may read and write".to_owned()),
+            (false, has_keys) => {
+                self.beyond_loopback(has_keys)?;
+                warnings.push(if has_keys {
+                    "runs unencrypted: keys and positions can be read on their way".to_owned()
+                } else {
+                    "runs open and unencrypted: whoever reaches this address may read and write".to_owned()
+                });
             }
-            warnings.push("runs open and unencrypted: whoever reaches this address may read and write".to_owned());
         }
         let index = self.try_index(&mut warnings)?;
-        Ok(ServeConfig { listen, index, warnings })
+        Ok(ServeConfig { listen, keys, index, warnings })
+    }
+
+    /// What is missing must be done without by name.
+    fn beyond_loopback(&self, has_keys: bool) -> Result<(), Problem> {
+        let needed: &[&str] = if has_keys { &["allow-plaintext"] } else { &["allow-open", "allow-plaintext"] };
+        let missing: Vec<&str> = needed.iter().copied().filter(|name| !self.is_on(name)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let lacking = if has_keys {
+            "there is no TLS yet; to listen there all the same, unencrypted"
+        } else {
+            "there are no --keys, and no TLS yet; to listen there all the same, open to everybody and unencrypted"
+        };
+        Err(Problem::Conflict(format!(
+            "{}: not a loopback address, and {lacking}, add --{}",
+            self.place("listen"),
+            missing.join(" --")
+        )))
+    }
+
+    /// For `key`: the file of keys.
+    pub fn keys(&self) -> Result<PathBuf, Problems> {
+        let file = self.read("keys", |text| Ok(PathBuf::from(text))).map_err(|problem| Problems(vec![problem]))?;
+        let missing = "--keys: say which file holds the keys; it is made if there is none";
+        file.ok_or_else(|| Problems(vec![Problem::Conflict(missing.to_owned())]))
+    }
+
+    /// The key to call with.
+    fn key(&self) -> Result<Option<Secret>, Problem> {
+        let Some(file) = self.get("key-file") else { return Ok(None) };
+        let path = PathBuf::from(&file.text);
+        match std::fs::read_to_string(&path) {
+            Ok(text) if HeaderValue::from_str(text.trim()).is_ok() => Ok(Some(Secret::new(text.trim()))),
+            Ok(_) => Err(Problem::Unreadable { path, reason: "expected a key, in one line".to_owned() }),
+            Err(error) => Err(Problem::Unreadable { path, reason: error.to_string() }),
+        }
     }
 
     /// For `rebuild`, `verify` and `deadletter`; and what whoever starts them should know.
@@ -138,6 +185,7 @@ impl Settings {
         let config = || {
             Ok(SimulateConfig {
                 to: self.read_or_default("to", settings::to)?,
+                key: self.key()?,
                 drivers: self.read_or_default("drivers", settings::drivers)?,
                 interval: self.read_or_default("interval", settings::interval)?,
                 duration: self.read("duration", settings::run_time)?,
@@ -152,6 +200,7 @@ impl Settings {
         let config = || {
             Ok(ReplayConfig {
                 to: self.read_or_default("to", settings::to)?,
+                key: self.key()?,
                 speed: self.read_or_default("speed", settings::speed)?,
                 now: self.is_on("now"),
             })

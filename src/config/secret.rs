@@ -43,6 +43,28 @@ impl fmt::Debug for SecretUrl {
     }
 }
 
+/// A text that never shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps `text` as it is.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text: for the connection alone.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({HIDDEN})")
+    }
+}
+
 const HIDDEN: &str = "***";
 
 /// Hides, in every URL of `text`, the password before the host and each query parameter with `password` in its name.

@@ -26,6 +26,8 @@ pub enum Command {
     DeadLetterList,
     /// `geotrail deadletter replay`
     DeadLetterReplay,
+    /// `geotrail key new`, `list` and `revoke`
+    Key,
 }
 
 /// One setting: `--data-dir`, `GEOTRAIL_DATA_DIR` and `data_dir` are the same.
@@ -84,6 +86,8 @@ const DATA: &[Command] =
 const STORES: &[Command] = &[Command::Serve, Command::Rebuild, Command::Verify, Command::DeadLetterReplay];
 const SIMULATE: &[Command] = &[Command::Simulate];
 const REPLAY: &[Command] = &[Command::Replay];
+/// Whoever works on API keys.
+const KEYS: &[Command] = &[Command::Serve, Command::Key];
 const CLIENTS: &[Command] = &[Command::Simulate, Command::Replay];
 
 /// Every setting there is.
@@ -154,6 +158,14 @@ pub static SETTINGS: &[Setting] = &[
         check: |text| if text.is_empty() { Err("expected a file".to_owned()) } else { Ok(()) },
     },
     Setting {
+        name: "keys",
+        value: Some("FILE"),
+        default: None,
+        help: "A file of API keys, as hashes, that `geotrail key` makes; without it whoever calls is let in",
+        commands: KEYS,
+        check: |text| if text.is_empty() { Err("expected a file".to_owned()) } else { Ok(()) },
+    },
+    Setting {
         name: "allow-open",
         value: None,
         default: Some("false"),
@@ -176,6 +188,14 @@ pub static SETTINGS: &[Setting] = &[
         help: "The service to send to",
         commands: CLIENTS,
         check: |text| to(text).map(drop),
+    },
+    Setting {
+        name: "key-file",
+        value: Some("FILE"),
+        default: None,
+        help: "A file that holds the API key to call with",
+        commands: CLIENTS,
+        check: |text| if text.is_empty() { Err("expected a file".to_owned()) } else { Ok(()) },
     },
     Setting {
         name: "drivers",

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rand::RngExt as _;
+use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Response, StatusCode, Url, header};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
@@ -74,12 +75,22 @@ struct Problem {
     code: String,
 }
 
+/// How a client with this API key calls; an error if it is no text for a header. It never shows.
+pub fn authorization(key: &str) -> anyhow::Result<HeaderValue> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {key}"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 impl Client {
-    /// For the service at `to`, adding to `tally`. A batch is repeated for as long as `patience`.
-    pub fn new(to: &str, tally: SharedTally, patience: Duration) -> anyhow::Result<Self> {
+    /// For the service at `to`, which lets whoever has `key` pass, adding to `tally`. A batch is repeated for as long as
+    /// `patience`.
+    pub fn new(to: &str, key: Option<&HeaderValue>, tally: SharedTally, patience: Duration) -> anyhow::Result<Self> {
+        let headers: HeaderMap = key.map(|key| (header::AUTHORIZATION, key.clone())).into_iter().collect();
         let url = Url::parse(&format!("{}/v1/points", to.trim_end_matches('/')))?;
         let http = reqwest::Client::builder()
             .no_proxy()
+            .default_headers(headers)
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REQUEST_TIMEOUT)

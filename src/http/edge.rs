@@ -12,7 +12,7 @@ use http::header::{CACHE_CONTROL, HOST, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, Method, Version};
 
 use super::problem::Problem;
-use super::{Service, query};
+use super::{Service, query, router};
 
 /// The most bytes of all header fields together. A request of ours needs a few hundred.
 const MAX_FIELDS_BYTES: usize = 32 * 1_024;
@@ -23,7 +23,10 @@ pub(super) async fn pass(State(service): State<Arc<Service>>, request: Request, 
     let begun = Instant::now();
     let method = method_label(request.method());
     let matched = request.extensions().get::<MatchedPath>().cloned();
-    let mut response = match check_head(&request) {
+    let path = matched.as_ref().map(MatchedPath::as_str);
+    let may_pass =
+        check_head(&request).and_then(|()| service.guard.admit(&request, router::access(request.method(), path)));
+    let mut response = match may_pass {
         Err(refusal) => refusal.into_response(),
         // The panic itself is logged where it is caught first, by the hook of `telemetry::start_log`.
         Ok(()) => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
@@ -31,7 +34,7 @@ pub(super) async fn pass(State(service): State<Arc<Service>>, request: Request, 
             Err(_) => Problem::Internal.into_response(),
         },
     };
-    let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let route = path.unwrap_or("unmatched");
     let (status, took) = (response.status(), begun.elapsed());
     service.metrics.http_request(method, route, status.as_str(), took);
     let ms = took.as_micros() as f64 / 1_000.0;

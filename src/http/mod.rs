@@ -1,7 +1,7 @@
 //! The edge: everything that knows HTTP, and nothing that does not.
 //!
 //! A request goes through `server` (connections, deadlines, limits of framing; `linger` closes them), `edge` (head,
-//! panics, the log line and the metric of every answer), `router` (the one table of routes) and ends in a handler. A
+//! the key (`guard`), panics, the log line and the metric of every answer), `router` (the one table of routes) and ends in a handler. A
 //! handler does four things: read what was asked (`params`, `accept`, `cursor`, [`points`]), call the way in
 //! ([`Ingest`]) or the questions ([`Queries`]), and write what came back (`render`). What may go wrong becomes a
 //! `problem`, and that file alone knows which status it has.
@@ -24,6 +24,7 @@ mod carry_on;
 mod cursor;
 mod edge;
 mod erase;
+mod guard;
 mod health;
 mod ingest;
 mod instances;
@@ -38,13 +39,16 @@ mod router;
 mod server;
 mod stores;
 
-pub use router::router;
+pub use guard::{Access, Guard};
+pub use router::{router, table};
 pub use server::serve;
 pub use stores::{Shares, StoreInUse, Stores, Unchanged};
 
 /// All that the handlers reach.
 #[derive(Clone)]
 pub struct Service {
+    /// Who may ask.
+    pub guard: Guard,
     /// The stores, as they can be changed.
     pub stores: Arc<dyn Stores>,
     /// The way in.

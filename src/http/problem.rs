@@ -2,8 +2,10 @@
 //!
 //! Every text here is our own: none is made from what a client sent.
 
+use std::time::Duration;
+
 use axum::response::{IntoResponse, Response};
-use http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use thiserror::Error;
@@ -14,6 +16,7 @@ use super::query::GEOTRAIL_INDEX;
 use super::stores::Unchanged;
 use crate::erasure::Unfinished;
 use crate::ingest::Refusal;
+use crate::keys::Scope;
 use crate::query::QueryError;
 
 /// The least number of seconds after which to come again. Each caller is told up to twice as many, by lot, so that a
@@ -29,6 +32,14 @@ pub(crate) enum Problem {
     HeadTooLarge,
     #[error("no such route")]
     NoSuchRoute,
+    #[error("no key, or none of ours")]
+    Unauthenticated,
+    /// The scope that is lacking.
+    #[error("the key is for something else")]
+    Forbidden(Scope),
+    /// How long until the next try.
+    #[error("too many wrong keys")]
+    RateLimited(Duration),
     #[error("method not allowed")]
     MethodNotAllowed,
     #[error("not acceptable")]
@@ -88,6 +99,9 @@ impl Problem {
             Self::NoSuchRoute | Self::Unanswered(QueryError::NotFound | QueryError::NotFoundYet(_)) => {
                 (StatusCode::NOT_FOUND, "not_found", "Not found")
             }
+            Self::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated", "Unauthenticated"),
+            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "Forbidden"),
+            Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed"),
             Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "not_acceptable", "Not acceptable"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout", "Request timeout"),
@@ -127,6 +141,9 @@ impl Problem {
             Self::MalformedRequest => "the request is not well-formed HTTP".into(),
             Self::HeadTooLarge => "the header fields are too large".into(),
             Self::NoSuchRoute => "there is nothing at this path".into(),
+            Self::Unauthenticated => "`Authorization: Bearer KEY` is required, with a key of this service".into(),
+            Self::Forbidden(scope) => format!("this key lacks the scope `{}`", scope.word()),
+            Self::RateLimited(_) => "too many wrong keys came from here, or with this id".into(),
             Self::MethodNotAllowed => "this path does not take this method; `Allow` names those it takes".into(),
             Self::NotAcceptable => {
                 "a list comes as application/json, application/geo+json or application/x-ndjson, everything else as \
@@ -248,6 +265,12 @@ impl IntoResponse for Problem {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, rand::random_range(RETRY_AFTER_S..=2 * RETRY_AFTER_S).into());
+        }
+        if let Self::RateLimited(wait) = self {
+            headers.insert(RETRY_AFTER, (wait.as_secs() + 1).into());
+        }
+        if matches!(self, Self::Unauthenticated) {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"geotrail\""));
         }
         if matches!(self, Self::Envelope(EnvelopeError::UnsupportedEncoding)) {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, zstd"));

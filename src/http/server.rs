@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::edge;
+use super::guard::Peer;
 use super::linger::Lingering;
 use super::problem::Problem;
 use crate::ingest::Refusal;
@@ -47,14 +48,14 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
-    while let Some(stream) = stop.run_until_cancelled(accept(&listener)).await {
+    while let Some((stream, peer)) = stop.run_until_cancelled(accept(&listener)).await {
         let Ok(slot) = slots.clone().try_acquire_owned() else {
             tracing::warn!("a connection was refused: there are too many");
             continue;
         };
         let (router, stop, cut) = (router.clone(), stop.clone(), cut.clone());
         connections.spawn(async move {
-            cut.run_until_cancelled(converse(stream, router, stop)).await;
+            cut.run_until_cancelled(converse(stream, peer, router, stop)).await;
             drop(slot);
         });
     }
@@ -68,10 +69,10 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
 }
 
 /// The next connection. What goes wrong on the way is the client's loss, or ours for a while, never the end.
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, Peer) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok((stream, address)) => return (stream, Peer(address.ip())),
             Err(error) if is_of_the_client(&error) => tracing::debug!(%error, "a connection ended before it began"),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections");
@@ -87,13 +88,13 @@ fn is_of_the_client(error: &std::io::Error) -> bool {
 }
 
 /// One connection, from its first request to its last.
-async fn converse(stream: TcpStream, router: Router, stop: CancellationToken) {
+async fn converse(stream: TcpStream, peer: Peer, router: Router, stop: CancellationToken) {
     // An answer is written at once as a whole; waiting to fill a packet only delays it.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection ended before it began");
         return;
     }
-    let service = service_fn(|request| answer(request, router.clone(), stop.is_cancelled()));
+    let service = service_fn(|request| answer(request, peer, router.clone(), stop.is_cancelled()));
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -112,11 +113,17 @@ async fn converse(stream: TcpStream, router: Router, stop: CancellationToken) {
     }
 }
 
-async fn answer(request: Request<Incoming>, router: Router, is_stopping: bool) -> Result<Response, Infallible> {
+async fn answer(
+    mut request: Request<Incoming>,
+    peer: Peer,
+    router: Router,
+    is_stopping: bool,
+) -> Result<Response, Infallible> {
     if is_stopping {
         let mut refusal = Problem::Refused(Refusal::ShuttingDown).into_response();
         edge::seal(&mut refusal);
         return Ok(refusal);
     }
+    request.extensions_mut().insert(peer);
     router.oneshot(request).await
 }

@@ -224,8 +224,14 @@ fn every_command_refuses_a_wrong_setting_with_exit_2() {
 }
 
 #[test]
-fn beyond_loopback_both_flags_are_asked_for_by_name() {
-    let cases: [(&str, &[&str], Option<&str>); 9] = [
+fn s1_beyond_loopback_what_is_missing_is_asked_for_by_name() {
+    let fixture = Fixture::new("");
+    let keys = fixture.path("keys.toml").to_str().expect("a path").to_owned();
+    let made = geotrail().args(["key", "new", "--keys", &keys, "--name", "x", "--scope", "read"]).output();
+    assert_eq!(made.expect("it runs").status.code(), Some(0));
+    let within = geotrail().args(["config", "check", "--keys", &keys]).output().expect("it runs");
+    assert_eq!((within.status.code(), stderr(&within).as_str()), (Some(0), ""), "nothing to warn of");
+    let cases: [(&str, &[&str], Option<&str>); 12] = [
         ("127.0.0.1:1", &[], None),
         ("127.8.8.8:1", &[], None),
         ("[::1]:1", &[], None),
@@ -235,13 +241,18 @@ fn beyond_loopback_both_flags_are_asked_for_by_name() {
         ("192.0.2.1:1", &["--allow-open"], Some("add --allow-plaintext\n")),
         ("192.0.2.1:1", &["--allow-plaintext"], Some("add --allow-open\n")),
         ("192.0.2.1:1", &["--allow-plaintext", "--allow-open"], None),
+        ("192.0.2.1:1", &["--keys", "KEYS"], Some("add --allow-plaintext\n")),
+        ("192.0.2.1:1", &["--keys", "KEYS", "--allow-open"], Some("add --allow-plaintext\n")),
+        ("192.0.2.1:1", &["--keys", "KEYS", "--allow-plaintext"], None),
     ];
     for (address, allowed, refusal) in cases {
-        let arguments = [&["--listen", address], allowed].concat();
+        let allowed = allowed.iter().map(|word| if *word == "KEYS" { keys.as_str() } else { word });
+        let arguments: Vec<&str> = ["--listen", address].into_iter().chain(allowed).collect();
         let check = geotrail().args(["config", "check"]).args(&arguments).output().expect("it runs");
         let Some(expected) = refusal else {
             assert_eq!(check.status.code(), Some(0), "{address}");
-            assert!(stderr(&check).contains("runs open"), "{address}");
+            let warning = if arguments.contains(&"--keys") { "runs unencrypted" } else { "runs open" };
+            assert!(stderr(&check).contains(warning), "{address}");
             continue;
         };
         let serve = geotrail().arg("serve").args(&arguments).output().expect("it runs");

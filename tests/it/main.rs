@@ -18,6 +18,7 @@ mod foreign;
 mod harness;
 mod health;
 mod journal;
+mod keys;
 mod loadtest;
 mod mirror;
 mod model;

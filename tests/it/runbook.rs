@@ -11,7 +11,7 @@ use tokio::process::Command;
 use crate::erasure::{GONE, everybody, gone_at};
 use crate::harness::eventually;
 use crate::harness::faulty_disk::{Fault, FaultyDisk};
-use crate::harness::process::Process;
+use crate::harness::process::{Process, geotrail};
 use crate::harness::redis::RedisServer;
 use crate::harness::skewed_clock::SkewedClock;
 use crate::harness::traffic::{at, becomes_whole, logged, now_ms, past};
@@ -245,6 +245,24 @@ async fn an_erasure_is_stuck() {
     other.kill();
     told(&service, "unreachable").await;
     Shell::on(&service, dir.path(), &server).with("DRIVER", GONE).runs("An erasure is stuck").await;
+    assert!(service.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_in_wrong_hands() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let keys = dir.path().join("keys.toml");
+    let mut made = geotrail();
+    made.args(["key", "new", "--name", "backend", "--scope", "read", "--keys"]).arg(&keys);
+    let leaked = String::from_utf8(made.output().await.expect("it runs").stdout).expect("a key");
+    let service = Process::serve_with(dir.path(), "embedded", |command| {
+        command.arg("--keys").arg(&keys);
+    })
+    .await;
+    let asking = service.request("GET", "/metrics").header("authorization", format!("Bearer {}", leaked.trim()));
+    assert_eq!(service.send(asking).await.expect("an answer").status, 200);
+    let shell = Shell::at(&service, dir.path(), "embedded").with("LEAKED", leaked.trim());
+    shell.with("GEOTRAIL_KEYS", keys.display().to_string()).runs("A key is in wrong hands").await;
     assert!(service.terminate().await.success());
 }
 
