@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::config::ServeConfig;
 use crate::erasure::Eraser;
 use crate::health::{Health, StoreHealth, TRAILING_HOUR_MS};
-use crate::http::{self, Guard, Service};
+use crate::http::{self, Guard, Service, Tls};
 use crate::ingest::Ingest;
 use crate::journal::{self, Erasure, Journal};
 use crate::keys::KeyRing;
@@ -44,11 +44,12 @@ const APPLY_THE_REST: Duration = Duration::from_secs(10);
 const WHOLE_AT_START: Duration = Duration::from_millis(300);
 const COUNT_ACTIVE_EVERY: Duration = Duration::from_secs(15);
 /// A key that is revoked opens nothing within five seconds.
-const REFRESH_KEYS_EVERY: Duration = Duration::from_secs(1);
+const LOOK_AT_FILES_EVERY: Duration = Duration::from_secs(1);
 
 /// The running service.
 pub struct App {
     address: SocketAddr,
+    scheme: &'static str,
     journal: Journal,
     stop_http: CancellationToken,
     stop_jobs: CancellationToken,
@@ -61,7 +62,7 @@ pub struct App {
 pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let app = App::start(config, Clock::system()).await?;
-    println!("listening on http://{}", app.address());
+    println!("listening on {}://{}", app.scheme, app.address());
     signals.received().await;
     info!("stopping");
     app.stop().await
@@ -74,10 +75,8 @@ impl App {
             TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr()?;
 
-        let guard = match &config.keys {
-            Some(path) => Some(KeyRing::open(path)?),
-            None => None,
-        };
+        let keys = config.keys.as_deref().map(KeyRing::open).transpose()?;
+        let tls = config.tls.as_ref().map(|(certificate, key)| Tls::open(certificate, key)).transpose()?;
         let config = config.index;
         let options = journal::Options::new(config.data_dir.clone());
         let now = clock.now();
@@ -107,7 +106,7 @@ impl App {
         let dir = config.data_dir.clone();
         let take_out = move |erasures: &[Erasure]| take_out_letters(&dir, erasures);
         let eraser = Eraser::new(journal.clone(), clock.clone(), config.retention, take_out);
-        at_scrape(&metrics, &health);
+        at_scrape(&metrics, &health, tls.as_ref());
 
         let stop_jobs = CancellationToken::new();
         let house = House {
@@ -125,10 +124,10 @@ impl App {
         let (worker, until) = (eraser.clone(), stop_jobs.clone());
         let erase = async move { until.run_until_cancelled(worker.keep_working()).await.unwrap_or(()) };
         let mut jobs = vec![tokio::spawn(erase), count_active(&stop_jobs, &queries, &metrics)];
-        let guard = guard.map_or_else(Guard::open, |keys| {
-            jobs.push(refresh_keys(&stop_jobs, &keys));
-            Guard::with(keys, clock.clone())
-        });
+        if keys.is_some() || tls.is_some() {
+            jobs.push(follow_files(&stop_jobs, keys.clone(), tls.clone()));
+        }
+        let guard = keys.map_or_else(Guard::open, |keys| Guard::with(keys, clock.clone()));
 
         let whole = async {
             while first.source().state() != IndexState::Complete
@@ -152,8 +151,9 @@ impl App {
             metrics,
             clock,
         }));
-        let http = tokio::spawn(http::serve(listener, router, stop_http.clone(), DRAIN));
-        Ok(Self { address, journal, stop_http, stop_jobs, http, following, jobs })
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let http = tokio::spawn(http::serve(listener, tls, router, stop_http.clone(), DRAIN));
+        Ok(Self { address, scheme, journal, stop_http, stop_jobs, http, following, jobs })
     }
 
     /// Where it listens.
@@ -176,9 +176,12 @@ impl App {
 }
 
 /// Metrics that are read off where they are known, when they are asked for.
-fn at_scrape(metrics: &Metrics, health: &Health) {
-    let (health, told) = (health.clone(), metrics.clone());
+fn at_scrape(metrics: &Metrics, health: &Health, tls: Option<&Tls>) {
+    let (health, tls, told) = (health.clone(), tls.cloned(), metrics.clone());
     metrics.at_scrape(move || {
+        if let Some(tls) = &tls {
+            told.set_vendor_expiry("tls", "operator", "certificate", tls.expires());
+        }
         let report = health.report();
         told.set_fleet_last_report(report.last_report);
         for store in &report.stores {
@@ -232,15 +235,17 @@ fn count_active(stop: &CancellationToken, queries: &Queries, metrics: &Metrics) 
     })
 }
 
-/// Follows the file of keys.
-fn refresh_keys(stop: &CancellationToken, keys: &KeyRing) -> JoinHandle<()> {
-    let keys = keys.clone();
-    every(REFRESH_KEYS_EVERY, stop, move || {
-        let keys = keys.clone();
+/// Follows the files of the keys and of the certificate.
+fn follow_files(stop: &CancellationToken, keys: Option<KeyRing>, tls: Option<Tls>) -> JoinHandle<()> {
+    every(LOOK_AT_FILES_EVERY, stop, move || {
+        let (keys, tls) = (keys.clone(), tls.clone());
         async move {
-            let refreshed = tokio::task::spawn_blocking(move || keys.refresh()).await;
-            if let Err(error) = refreshed {
-                error!(%error, "the file of API keys was not looked at");
+            let look = move || {
+                keys.iter().for_each(KeyRing::refresh);
+                tls.iter().for_each(Tls::refresh);
+            };
+            if let Err(error) = tokio::task::spawn_blocking(look).await {
+                error!(%error, "the files of keys and certificate were not looked at");
             }
         }
     })

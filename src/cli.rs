@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::config::{self, Flags, Problems, SETTINGS, Secret, Setting, Settings, redact};
+use crate::fleet::client::Pass;
 use crate::keys::{self, KeyFile, KeyId, Scope};
 use crate::plan::{Demand, Kind, Plan};
 use crate::{app, fleet, plan};
@@ -256,7 +257,7 @@ async fn simulate(matches: &ArgMatches) -> anyhow::Result<bool> {
     let config = settings(matches, config::Command::Simulate)?.simulate()?;
     let summary = fleet::simulate::run(&fleet::simulate::Options {
         to: config.to.expose().to_owned(),
-        key: authorization(config.key)?,
+        pass: pass(config.key.as_ref(), config.ca)?,
         drivers: config.drivers,
         interval: config.interval,
         duration: config.duration,
@@ -267,8 +268,8 @@ async fn simulate(matches: &ArgMatches) -> anyhow::Result<bool> {
     Ok(summary.all_acknowledged())
 }
 
-fn authorization(key: Option<Secret>) -> anyhow::Result<Option<http::HeaderValue>> {
-    key.map(|key| fleet::client::authorization(key.expose())).transpose()
+fn pass(key: Option<&Secret>, ca: Option<PathBuf>) -> anyhow::Result<Pass> {
+    Pass::new(key.map(Secret::expose), ca)
 }
 
 async fn replay(matches: &ArgMatches) -> anyhow::Result<bool> {
@@ -277,7 +278,7 @@ async fn replay(matches: &ArgMatches) -> anyhow::Result<bool> {
     let options = fleet::replay::Options {
         file,
         to: config.to.expose().to_owned(),
-        key: authorization(config.key)?,
+        pass: pass(config.key.as_ref(), config.ca)?,
         speed: config.speed,
         now: config.now,
     };

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
+use crate::http::Tls;
 use crate::keys::KeyFile;
 use crate::model::Resolution;
 pub use duration::parse as parse_duration;
@@ -34,6 +35,8 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// The file of API keys; `None`: whoever comes is let in.
     pub keys: Option<PathBuf>,
+    /// The files of the certificate and of its key; `None`: nothing is encrypted.
+    pub tls: Option<(PathBuf, PathBuf)>,
     /// The journal and its indexes.
     pub index: IndexConfig,
     /// What whoever starts the service should know: that it runs open, that a password can be seen.
@@ -64,6 +67,8 @@ pub struct SimulateConfig {
     pub to: SecretUrl,
     /// The API key to call with.
     pub key: Option<Secret>,
+    /// The certificates to trust; `None`: those of the system.
+    pub ca: Option<PathBuf>,
     /// How many drivers, at most [`MAX_DRIVERS`].
     pub drivers: u32,
     /// How often each reports.
@@ -81,6 +86,8 @@ pub struct ReplayConfig {
     pub to: SecretUrl,
     /// The API key to call with.
     pub key: Option<Secret>,
+    /// The certificates to trust; `None`: those of the system.
+    pub ca: Option<PathBuf>,
     /// How many times faster than recorded; `None`: as fast as it is acknowledged.
     pub speed: Option<f64>,
     /// Whether the newest point is shifted to now.
@@ -99,40 +106,62 @@ impl Settings {
         if let Some(path) = &keys {
             KeyFile::at(path).read().map_err(|error| Problem::Keys(self.place("keys"), error))?;
         }
+        let tls = self.tls()?;
         let mut warnings = Vec::new();
-        match (listen.ip().is_loopback(), keys.is_some()) {
-            (true, true) => {}
-            (true, false) => warnings.push("runs open: whoever is on this machine may read and write".to_owned()),
-            (false, has_keys) => {
-                self.beyond_loopback(has_keys)?;
-                warnings.push(if has_keys {
-                    "runs unencrypted: keys and positions can be read on their way".to_owned()
-                } else {
-                    "runs open and unencrypted: whoever reaches this address may read and write".to_owned()
-                });
+        let (is_open, is_plain) = (keys.is_none(), tls.is_none());
+        if !listen.ip().is_loopback() {
+            self.beyond_loopback(is_open, is_plain)?;
+            if is_open {
+                warnings.push("runs open: whoever reaches this address may read and write".to_owned());
             }
+            if is_plain {
+                warnings.push("runs unencrypted: what is sent can be read on its way".to_owned());
+            }
+        } else if is_open {
+            warnings.push("runs open: whoever is on this machine may read and write".to_owned());
         }
         let index = self.try_index(&mut warnings)?;
-        Ok(ServeConfig { listen, keys, index, warnings })
+        Ok(ServeConfig { listen, keys, tls, index, warnings })
     }
 
     /// What is missing must be done without by name.
-    fn beyond_loopback(&self, has_keys: bool) -> Result<(), Problem> {
-        let needed: &[&str] = if has_keys { &["allow-plaintext"] } else { &["allow-open", "allow-plaintext"] };
-        let missing: Vec<&str> = needed.iter().copied().filter(|name| !self.is_on(name)).collect();
+    fn beyond_loopback(&self, is_open: bool, is_plain: bool) -> Result<(), Problem> {
+        let ways = [
+            (is_open, "--keys", "allow-open", "open to everybody"),
+            (is_plain, "--tls-cert", "allow-plaintext", "unencrypted"),
+        ];
+        let missing: Vec<_> = ways.into_iter().filter(|(lacks, _, name, _)| *lacks && !self.is_on(name)).collect();
         if missing.is_empty() {
             return Ok(());
         }
-        let lacking = if has_keys {
-            "there is no TLS yet; to listen there all the same, unencrypted"
-        } else {
-            "there are no --keys, and no TLS yet; to listen there all the same, open to everybody and unencrypted"
+        let all = |word: fn(&(bool, &'static str, &'static str, &'static str)) -> &'static str, between: &str| {
+            missing.iter().map(word).collect::<Vec<_>>().join(between)
         };
         Err(Problem::Conflict(format!(
-            "{}: not a loopback address, and {lacking}, add --{}",
+            "{}: not a loopback address, and there is no {}; to listen there all the same, {}, add --{}",
             self.place("listen"),
-            missing.join(" --")
+            all(|(_, flag, ..)| flag, " and no "),
+            all(|(.., how)| how, " and "),
+            all(|(_, _, name, _)| name, " --")
         )))
+    }
+
+    /// The certificate and its key, which are only of use together.
+    fn tls(&self) -> Result<Option<(PathBuf, PathBuf)>, Problem> {
+        let file = |name| self.read(name, |text| Ok(PathBuf::from(text)));
+        match (file("tls-cert")?, file("tls-key")?) {
+            (Some(certificate), Some(key)) => {
+                let wrong = |error| Problem::Conflict(format!("{}: {error}", self.place("tls-cert")));
+                Tls::open(&certificate, &key).map_err(wrong)?;
+                Ok(Some((certificate, key)))
+            }
+            (None, None) => Ok(None),
+            (certificate, _) => {
+                let (given, lacking) =
+                    if certificate.is_some() { ("tls-cert", "tls-key") } else { ("tls-key", "tls-cert") };
+                Err(Problem::Conflict(format!("{}: of no use without --{lacking}", self.place(given))))
+            }
+        }
     }
 
     /// For `key`: the file of keys.
@@ -186,6 +215,7 @@ impl Settings {
             Ok(SimulateConfig {
                 to: self.read_or_default("to", settings::to)?,
                 key: self.key()?,
+                ca: self.read("ca", |text| Ok(PathBuf::from(text)))?,
                 drivers: self.read_or_default("drivers", settings::drivers)?,
                 interval: self.read_or_default("interval", settings::interval)?,
                 duration: self.read("duration", settings::run_time)?,
@@ -201,6 +231,7 @@ impl Settings {
             Ok(ReplayConfig {
                 to: self.read_or_default("to", settings::to)?,
                 key: self.key()?,
+                ca: self.read("ca", |text| Ok(PathBuf::from(text)))?,
                 speed: self.read_or_default("speed", settings::speed)?,
                 now: self.is_on("now"),
             })

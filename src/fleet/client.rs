@@ -4,10 +4,12 @@
 //! jittered one. Given up: any other answer at once, the rest when the client's patience ends.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use rand::RngExt as _;
 use reqwest::header::{HeaderMap, HeaderValue};
@@ -75,20 +77,39 @@ struct Problem {
     code: String,
 }
 
-/// How a client with this API key calls; an error if it is no text for a header. It never shows.
-pub fn authorization(key: &str) -> anyhow::Result<HeaderValue> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {key}"))?;
-    value.set_sensitive(true);
-    Ok(value)
+/// What it takes to be let in by a service, and to know it.
+#[derive(Clone, Debug, Default)]
+pub struct Pass {
+    /// The header that has the API key.
+    key: Option<HeaderValue>,
+    /// A file of certificates to trust; `None`: those of the system.
+    ca: Option<PathBuf>,
+}
+
+impl Pass {
+    /// With an API key, and trust in a file of certificates. An error if the key is no text for a header. It never shows.
+    pub fn new(key: Option<&str>, ca: Option<PathBuf>) -> anyhow::Result<Self> {
+        let header = |key: &str| {
+            let mut value = HeaderValue::from_str(&format!("Bearer {key}"))?;
+            value.set_sensitive(true);
+            anyhow::Ok(value)
+        };
+        Ok(Self { key: key.map(header).transpose()?, ca })
+    }
 }
 
 impl Client {
-    /// For the service at `to`, which lets whoever has `key` pass, adding to `tally`. A batch is repeated for as long as
-    /// `patience`.
-    pub fn new(to: &str, key: Option<&HeaderValue>, tally: SharedTally, patience: Duration) -> anyhow::Result<Self> {
-        let headers: HeaderMap = key.map(|key| (header::AUTHORIZATION, key.clone())).into_iter().collect();
+    /// For the service at `to`, adding to `tally`. A batch is repeated for as long as `patience`.
+    pub fn new(to: &str, pass: &Pass, tally: SharedTally, patience: Duration) -> anyhow::Result<Self> {
+        let headers: HeaderMap = pass.key.iter().map(|key| (header::AUTHORIZATION, key.clone())).collect();
         let url = Url::parse(&format!("{}/v1/points", to.trim_end_matches('/')))?;
-        let http = reqwest::Client::builder()
+        let mut http = reqwest::Client::builder();
+        if let Some(ca) = &pass.ca {
+            let pem = std::fs::read(ca).with_context(|| format!("cannot read {}", ca.display()))?;
+            let trusted = reqwest::Certificate::from_pem_bundle(&pem);
+            http = http.tls_certs_only(trusted.with_context(|| format!("{}: no certificates", ca.display()))?);
+        }
+        let http = http
             .no_proxy()
             .default_headers(headers)
             .redirect(reqwest::redirect::Policy::none())

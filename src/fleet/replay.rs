@@ -7,10 +7,9 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use http::HeaderValue;
 use tokio::sync::mpsc;
 
-use super::client::{Batch, Client, MAX_BATCH, Pipeline};
+use super::client::{Batch, Client, MAX_BATCH, Pass, Pipeline};
 use super::progress::Progress;
 use super::tally::{SharedTally, Summary};
 use super::trace::{Row, Trace, TraceError};
@@ -37,8 +36,8 @@ pub struct Options {
     pub file: PathBuf,
     /// The service.
     pub to: String,
-    /// How it calls, if it needs a key ([`authorization`](super::client::authorization)).
-    pub key: Option<HeaderValue>,
+    /// What it takes to be let in there.
+    pub pass: Pass,
     /// How many times faster than recorded; `None`: as fast as it is acknowledged.
     pub speed: Option<f64>,
     /// Whether to shift it so that its newest point is now.
@@ -48,7 +47,7 @@ pub struct Options {
 /// Replays; the counts come also where the trace turns out to be unreadable in its middle.
 pub async fn run(options: &Options) -> anyhow::Result<(Summary, Result<(), TraceError>)> {
     let tally = SharedTally::default();
-    let client = Client::new(&options.to, options.key.as_ref(), tally.clone(), PATIENCE)?;
+    let client = Client::new(&options.to, &options.pass, tally.clone(), PATIENCE)?;
     let pipeline = Pipeline::new(client, IN_FLIGHT);
     let shift_ms = if options.now { Some(shift_ms(options.file.clone()).await?) } else { None };
     let trace = Trace::open(&options.file)?;

@@ -6,10 +6,8 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use http::HeaderValue;
-
 use super::city::City;
-use super::client::{Batch, Client, MAX_BATCH, Pipeline};
+use super::client::{Batch, Client, MAX_BATCH, Pass, Pipeline};
 use super::progress::Progress;
 use super::tally::{SharedTally, Summary};
 use crate::clock::Clock;
@@ -28,8 +26,8 @@ const GRACE: Duration = Duration::from_secs(10);
 pub struct Options {
     /// The service.
     pub to: String,
-    /// How it calls, if it needs a key ([`authorization`](super::client::authorization)).
-    pub key: Option<HeaderValue>,
+    /// What it takes to be let in there.
+    pub pass: Pass,
     /// How many drivers.
     pub drivers: u32,
     /// How often each reports.
@@ -43,7 +41,7 @@ pub struct Options {
 /// Drives and reports until the time is up or Ctrl-C.
 pub async fn run(options: &Options) -> anyhow::Result<Summary> {
     let tally = SharedTally::default();
-    let client = Client::new(&options.to, options.key.as_ref(), tally.clone(), PATIENCE)?;
+    let client = Client::new(&options.to, &options.pass, tally.clone(), PATIENCE)?;
     let pipeline = Pipeline::new(client, IN_FLIGHT);
     let begun = Instant::now();
     let interrupted = tokio::select! {

@@ -1,6 +1,6 @@
 //! The edge: everything that knows HTTP, and nothing that does not.
 //!
-//! A request goes through `server` (connections, deadlines, limits of framing; `linger` closes them), `edge` (head,
+//! A request goes through `server` (connections, deadlines, limits of framing; `tls` encrypts, `linger` closes them), `edge` (head,
 //! the key (`guard`), panics, the log line and the metric of every answer), `router` (the one table of routes) and ends in a handler. A
 //! handler does four things: read what was asked (`params`, `accept`, `cursor`, [`points`]), call the way in
 //! ([`Ingest`]) or the questions ([`Queries`]), and write what came back (`render`). What may go wrong becomes a
@@ -38,11 +38,13 @@ pub mod render;
 mod router;
 mod server;
 mod stores;
+mod tls;
 
 pub use guard::{Access, Guard};
 pub use router::{router, table};
 pub use server::serve;
 pub use stores::{Shares, StoreInUse, Stores, Unchanged};
+pub use tls::{Tls, TlsError};
 
 /// All that the handlers reach.
 #[derive(Clone)]

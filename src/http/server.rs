@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,7 @@ use super::edge;
 use super::guard::Peer;
 use super::linger::Lingering;
 use super::problem::Problem;
+use super::tls::Tls;
 use crate::ingest::Refusal;
 
 /// How many connections there may be at once; one more is closed as soon as it is accepted.
@@ -42,9 +44,15 @@ const MAX_HEAD_BYTES: usize = 96 * 1_024;
 /// How long to pause when the system has no more descriptors: trying again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `router` on `listener` until `stop`; then gives what is in flight up to `drain`, cuts off the rest, and
+/// Serves `router` on `listener`, encrypted if there is a `tls`, until `stop`; then gives what is in flight up to `drain`, cuts off the rest, and
 /// returns.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken, drain: Duration) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    router: Router,
+    stop: CancellationToken,
+    drain: Duration,
+) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
@@ -53,9 +61,9 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             tracing::warn!("a connection was refused: there are too many");
             continue;
         };
-        let (router, stop, cut) = (router.clone(), stop.clone(), cut.clone());
+        let (tls, router, stop, cut) = (tls.clone(), router.clone(), stop.clone(), cut.clone());
         connections.spawn(async move {
-            cut.run_until_cancelled(converse(stream, peer, router, stop)).await;
+            cut.run_until_cancelled(begin(stream, tls, peer, router, stop)).await;
             drop(slot);
         });
     }
@@ -87,20 +95,36 @@ fn is_of_the_client(error: &std::io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// One connection, from its first request to its last.
-async fn converse(stream: TcpStream, peer: Peer, router: Router, stop: CancellationToken) {
+/// One connection, from its first byte to its last.
+async fn begin(stream: TcpStream, tls: Option<Tls>, peer: Peer, router: Router, stop: CancellationToken) {
     // An answer is written at once as a whole; waiting to fill a packet only delays it.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection ended before it began");
         return;
     }
+    let stream = Lingering::new(stream);
+    match tls {
+        None => converse(stream, peer, router, stop).await,
+        Some(tls) => {
+            if let Some(stream) = tls.accept(stream).await {
+                converse(stream, peer, router, stop).await;
+            }
+        }
+    }
+}
+
+/// From its first request to its last.
+async fn converse<S>(stream: S, peer: Peer, router: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(|request| answer(request, peer, router.clone(), stop.is_cancelled()));
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_DEADLINE)
             .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(Lingering::new(stream)), service)
+            .serve_connection(TokioIo::new(stream), service)
     );
     let ended = if let Some(ended) = stop.run_until_cancelled(connection.as_mut()).await {
         ended

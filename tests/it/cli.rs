@@ -6,6 +6,8 @@ use std::process::{Command, Output};
 
 use geotrail::config::SETTINGS;
 
+use crate::harness::authority::Authority;
+
 const SECRET: &str = "pl4nted-s3cret";
 
 /// The binary, in an environment without settings of ours.
@@ -229,9 +231,17 @@ fn s1_beyond_loopback_what_is_missing_is_asked_for_by_name() {
     let keys = fixture.path("keys.toml").to_str().expect("a path").to_owned();
     let made = geotrail().args(["key", "new", "--keys", &keys, "--name", "x", "--scope", "read"]).output();
     assert_eq!(made.expect("it runs").status.code(), Some(0));
+    let authority = Authority::new();
+    authority.issue("one", "ca", 2, "DNS:localhost");
+    let [certificate, key] = ["one.pem", "one.key"].map(|name| authority.file(name).display().to_string());
+    for half in [["--tls-cert", certificate.as_str()], ["--tls-key", key.as_str()]] {
+        let check = geotrail().args(["config", "check"]).args(half).output().expect("it runs");
+        assert_eq!(check.status.code(), Some(2));
+        assert!(stderr(&check).contains("of no use without --tls-"), "{}", stderr(&check));
+    }
     let within = geotrail().args(["config", "check", "--keys", &keys]).output().expect("it runs");
     assert_eq!((within.status.code(), stderr(&within).as_str()), (Some(0), ""), "nothing to warn of");
-    let cases: [(&str, &[&str], Option<&str>); 12] = [
+    let cases: [(&str, &[&str], Option<&str>); 15] = [
         ("127.0.0.1:1", &[], None),
         ("127.8.8.8:1", &[], None),
         ("[::1]:1", &[], None),
@@ -244,15 +254,22 @@ fn s1_beyond_loopback_what_is_missing_is_asked_for_by_name() {
         ("192.0.2.1:1", &["--keys", "KEYS"], Some("add --allow-plaintext\n")),
         ("192.0.2.1:1", &["--keys", "KEYS", "--allow-open"], Some("add --allow-plaintext\n")),
         ("192.0.2.1:1", &["--keys", "KEYS", "--allow-plaintext"], None),
+        ("192.0.2.1:1", &["--tls-cert", "CERT", "--tls-key", "KEY"], Some("add --allow-open\n")),
+        ("192.0.2.1:1", &["--tls-cert", "CERT", "--tls-key", "KEY", "--allow-open"], None),
+        ("192.0.2.1:1", &["--tls-cert", "CERT", "--tls-key", "KEY", "--keys", "KEYS"], None),
     ];
     for (address, allowed, refusal) in cases {
-        let allowed = allowed.iter().map(|word| if *word == "KEYS" { keys.as_str() } else { word });
+        let files = [("KEYS", &keys), ("CERT", &certificate), ("KEY", &key)];
+        let file = |word: &str| files.iter().find(|(name, _)| *name == word).map(|(_, path)| path.as_str());
+        let allowed = allowed.iter().map(|word| file(word).unwrap_or(word));
         let arguments: Vec<&str> = ["--listen", address].into_iter().chain(allowed).collect();
         let check = geotrail().args(["config", "check"]).args(&arguments).output().expect("it runs");
         let Some(expected) = refusal else {
             assert_eq!(check.status.code(), Some(0), "{address}");
-            let warning = if arguments.contains(&"--keys") { "runs unencrypted" } else { "runs open" };
-            assert!(stderr(&check).contains(warning), "{address}");
+            let (is_open, is_plain) = (!arguments.contains(&"--keys"), !arguments.contains(&"--tls-cert"));
+            assert_eq!(stderr(&check).contains("runs open"), is_open, "{arguments:?}");
+            let is_loopback = !address.starts_with("192");
+            assert_eq!(stderr(&check).contains("runs unencrypted"), is_plain && !is_loopback, "{arguments:?}");
             continue;
         };
         let serve = geotrail().arg("serve").args(&arguments).output().expect("it runs");

@@ -17,6 +17,7 @@ mod fleet;
 mod foreign;
 mod harness;
 mod health;
+mod https;
 mod journal;
 mod keys;
 mod loadtest;

@@ -15,6 +15,7 @@ use crate::harness::process::{Process, geotrail};
 use crate::harness::redis::RedisServer;
 use crate::harness::skewed_clock::SkewedClock;
 use crate::harness::traffic::{at, becomes_whole, logged, now_ms, past};
+use crate::https::{days_left, served};
 use crate::moving::{attach, filled, stores};
 use crate::oracle::{hour_name, hour_of};
 
@@ -263,6 +264,20 @@ async fn a_key_is_in_wrong_hands() {
     assert_eq!(service.send(asking).await.expect("an answer").status, 200);
     let shell = Shell::at(&service, dir.path(), "embedded").with("LEAKED", leaked.trim());
     shell.with("GEOTRAIL_KEYS", keys.display().to_string()).runs("A key is in wrong hands").await;
+    assert!(service.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_certificate_runs_out() {
+    let (authority, dir, service) = served().await;
+    authority.issue("second", "ca", 90, "IP:127.0.0.1");
+    let file = |name: &str| authority.file(name).display().to_string();
+    let own = |name: &str| dir.path().join(name).display().to_string();
+    let shell = Shell::at(&service, dir.path(), "embedded").with("CA", file("ca.pem"));
+    let shell = shell.with("GEOTRAIL_TLS_CERT", own("tls.pem")).with("GEOTRAIL_TLS_KEY", own("tls.key"));
+    let shell = shell.with("NEW_CERT", file("second.pem")).with("NEW_KEY", file("second.key"));
+    shell.runs("The certificate runs out").await;
+    assert!(days_left(&service.trusting(&authority.file("ca.pem"))).await > 80.0);
     assert!(service.terminate().await.success());
 }
 

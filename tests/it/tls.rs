@@ -1,74 +1,16 @@
 //! Redis over TLS: one server, a cluster, and behind sentinels. Certificates are made for each test.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use geotrail::store::redis::{Options, RedisStore};
 use geotrail::store::{Store as _, StoreError};
-use tempfile::TempDir;
 
+use crate::harness::authority::Authority;
 use crate::harness::cluster::Cluster;
 use crate::harness::eventually;
-use crate::harness::redis::{PASSWORD, RedisServer, Sentinel, free_port};
+use crate::harness::redis::{PASSWORD, Sentinel, free_port};
 use crate::topology_node::{batch, now, options, place, point};
-
-/// Certificates made for one test.
-struct Authority(TempDir);
-
-impl Authority {
-    fn new() -> Self {
-        let authority = Self(TempDir::new().expect("a directory"));
-        for name in ["ca", "stranger"] {
-            authority
-                .openssl(&format!("req -x509 {KEY} -keyout {name}.key -out {name}.pem -days 2 -subj /CN={name}"));
-        }
-        authority
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// A certificate of `issuer` for a name or an address, good from now on for so many days.
-    fn issue(&self, name: &str, issuer: &str, days: i32, subject: &str) {
-        std::fs::write(self.file("extensions"), format!("subjectAltName={subject}")).expect("a file");
-        self.openssl(&format!("req {KEY} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
-        self.openssl(&format!(
-            "x509 -req -in {name}.csr -CA {issuer}.pem -CAkey {issuer}.key -CAcreateserial -out {name}.pem -days {days} \
-             -extfile extensions"
-        ));
-    }
-
-    fn openssl(&self, arguments: &str) {
-        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(self.0.path()).output();
-        let output = output.expect("openssl is installed");
-        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    /// What a server is started with that shows the certificate `name`, for `redis-server` and in its configuration.
-    fn shown(&self, name: &str) -> Vec<(&'static str, String)> {
-        let path = |name: String| self.file(&name).display().to_string();
-        vec![
-            ("tls-cert-file", path(format!("{name}.pem"))),
-            ("tls-key-file", path(format!("{name}.key"))),
-            ("tls-ca-cert-file", path("ca.pem".into())),
-            ("tls-auth-clients", "no".into()),
-        ]
-    }
-
-    fn arguments(&self, name: &str, more: &[(&'static str, &str)]) -> Vec<String> {
-        let more = more.iter().map(|(key, value)| (*key, (*value).to_owned()));
-        self.shown(name).into_iter().chain(more).flat_map(|(key, value)| [format!("--{key}"), value]).collect()
-    }
-
-    fn server(&self, name: &str) -> (RedisServer, u16) {
-        let port = free_port();
-        let arguments = self.arguments(name, &[("tls-port", &port.to_string())]);
-        (RedisServer::start_with(&arguments.iter().map(String::as_str).collect::<Vec<_>>()), port)
-    }
-}
-
-const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
 
 async fn over_tls(host: &str, port: u16, ca: Option<&Path>) -> Result<(), StoreError> {
     let url = format!("rediss://geotrail:{PASSWORD}@{host}:{port}");

@@ -75,6 +75,7 @@ async fn start(data_dir: PathBuf, store: &str, shards: Option<Resolution>, now_m
     let config = ServeConfig {
         listen: ([127, 0, 0, 1], 0).into(),
         keys: None,
+        tls: None,
         index: IndexConfig {
             data_dir,
             stores: store.split_whitespace().map(choice).collect(),

@@ -1,6 +1,7 @@
 //! What tests run against: the service in this process or as a child, and Redis servers of their own.
 
 pub(crate) mod app;
+pub(crate) mod authority;
 pub(crate) mod cluster;
 pub(crate) mod faulty_disk;
 pub(crate) mod gate;

@@ -1,0 +1,142 @@
+//! TLS of the service itself: a certificate and its key, out of files that are read anew when they change, so that a renewed
+//! certificate needs no restart. Files that are wrong, or gone, change nothing but the log.
+//!
+//! Never here: who may ask for what, TLS towards Redis.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use x509_cert::der::Decode as _;
+
+use crate::file_version::FileVersion;
+use crate::model::Timestamp;
+
+/// How long a client may take to agree on how to speak.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// The bits of a mode that others have no business with: that they read the key, and that anybody else writes it.
+const FORBIDDEN_MODE: u32 = 0o027;
+
+/// Why there is no TLS with these files.
+#[derive(Debug, Error)]
+pub enum TlsError {
+    /// A file that cannot be had.
+    #[error("{path}: cannot be read: {1}", path = .0.display())]
+    Unreadable(PathBuf, String),
+    /// A key that others can read, or write.
+    #[error("{path}: others may read or change it; chmod 600", path = .0.display())]
+    Exposed(PathBuf),
+    /// What stands in a file.
+    #[error("{path}: {1}", path = .0.display())]
+    Wrong(PathBuf, &'static str),
+}
+
+/// How the service speaks TLS. Clones are the same.
+#[derive(Clone)]
+pub struct Tls(Arc<Inner>);
+
+struct Inner {
+    certificate: PathBuf,
+    key: PathBuf,
+    now: ArcSwap<Shown>,
+    seen: Mutex<[Option<FileVersion>; 2]>,
+}
+
+/// What callers are shown.
+struct Shown {
+    acceptor: TlsAcceptor,
+    expires: Timestamp,
+}
+
+impl Tls {
+    /// With the certificates in one file, the service's own first, and its key in another, both PEM.
+    pub fn open(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        let seen = [certificate, key].map(FileVersion::of);
+        let now = ArcSwap::from_pointee(Shown::read(certificate, key)?);
+        let (certificate, key) = (certificate.to_owned(), key.to_owned());
+        Ok(Self(Arc::new(Inner { certificate, key, now, seen: Mutex::new(seen) })))
+    }
+
+    /// When the certificate runs out.
+    pub fn expires(&self) -> Timestamp {
+        self.0.now.load().expires
+    }
+
+    /// Reads the files if they have changed. Blocks for a moment.
+    pub fn refresh(&self) {
+        let Inner { certificate, key, now, seen } = &*self.0;
+        let versions = [certificate, key].map(|path| FileVersion::of(path));
+        if std::mem::replace(&mut *seen.lock(), versions) == versions {
+            return;
+        }
+        match Shown::read(certificate, key) {
+            Ok(shown) => {
+                tracing::info!(expires = %shown.expires, "the certificate has changed: callers are shown this one");
+                now.store(Arc::new(shown));
+            }
+            Err(error) => tracing::error!(%error, "the certificate or its key is wrong: that of before is shown"),
+        }
+    }
+
+    /// Agrees with a client on how to speak; `None` if that failed, or took too long.
+    pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Option<TlsStream<S>> {
+        let acceptor = self.0.now.load().acceptor.clone();
+        match tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => Some(stream),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a connection ended before it began");
+                None
+            }
+            Err(_) => {
+                tracing::debug!("a connection ended before it began: the client said too little");
+                None
+            }
+        }
+    }
+}
+
+impl Shown {
+    fn read(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        let wrong = |path: &Path, what| TlsError::Wrong(path.to_owned(), what);
+        let chain = CertificateDer::pem_slice_iter(&read(certificate)?)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|_| wrong(certificate, "not PEM"))?;
+        let own = chain.first().ok_or_else(|| wrong(certificate, "there is no certificate in it"))?;
+        let expires = expiry(own).ok_or_else(|| wrong(certificate, "its first certificate cannot be read"))?;
+        let mode = fs::metadata(key).map(|metadata| metadata.permissions().mode());
+        if mode.is_ok_and(|mode| mode & FORBIDDEN_MODE != 0) {
+            return Err(TlsError::Exposed(key.to_owned()));
+        }
+        let private =
+            PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| wrong(key, "there is no private key in it"))?;
+        let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("the provider has ciphers for both")
+            .with_no_client_auth()
+            .with_single_cert(chain, private)
+            .map_err(|_| wrong(key, "it is not the key of the certificate"))?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), expires })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path).map_err(|error| TlsError::Unreadable(path.to_owned(), error.to_string()))
+}
+
+fn expiry(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+    let certificate = x509_cert::Certificate::from_der(certificate).ok()?;
+    let since_1970 = certificate.tbs_certificate.validity.not_after.to_unix_duration();
+    i64::try_from(since_1970.as_millis()).ok().map(Timestamp::from_ms)
+}
