@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use crate::http::Tls;
+use crate::http::{Tls, TlsError};
 use crate::keys::KeyFile;
 use crate::model::Resolution;
 pub use duration::parse as parse_duration;
@@ -151,7 +151,10 @@ impl Settings {
         let file = |name| self.read(name, |text| Ok(PathBuf::from(text)));
         match (file("tls-cert")?, file("tls-key")?) {
             (Some(certificate), Some(key)) => {
-                let wrong = |error| Problem::Conflict(format!("{}: {error}", self.place("tls-cert")));
+                let wrong = |error: TlsError| {
+                    let setting = if error.path() == key { "tls-key" } else { "tls-cert" };
+                    Problem::Conflict(format!("{}: {error}", self.place(setting)))
+                };
                 Tls::open(&certificate, &key).map_err(wrong)?;
                 Ok(Some((certificate, key)))
             }

@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use crate::keys::KEY_MARK;
+
 /// A URL whose password never shows: `Debug` and `Display` give the redacted form.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl(String);
@@ -67,7 +69,7 @@ impl fmt::Debug for Secret {
 
 const HIDDEN: &str = "***";
 
-/// Hides, in every URL of `text`, the password before the host and each query parameter with `password` in its name.
+/// Hides API keys, and, in every URL of `text`, the password before the host and each query parameter with `password` in its name.
 ///
 /// A word with `://` in it counts as a URL. What stands before its last `@` counts as credentials, so that a password
 /// with an unescaped `/` or `@` does not slip through; a name without a password may be one and is hidden too.
@@ -76,6 +78,7 @@ pub fn redact(text: &str) -> String {
 }
 
 fn redact_word(word: &str) -> String {
+    let word = &redact_keys(word);
     let Some((scheme, rest)) = word.split_once("://") else { return word.to_owned() };
     let rest = match rest.rsplit_once('@') {
         Some(("", host)) => format!("@{host}"),
@@ -94,6 +97,19 @@ fn redact_word(word: &str) -> String {
         None => rest,
     };
     format!("{scheme}://{rest}")
+}
+
+/// Of what begins like an API key, all that may belong to it.
+fn redact_keys(word: &str) -> String {
+    let mut parts = word.split(KEY_MARK);
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let is_rest = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+        shown += KEY_MARK;
+        shown += HIDDEN;
+        shown += &part[part.find(is_rest).unwrap_or(part.len())..];
+    }
+    shown
 }
 
 fn redact_parameter(parameter: &str) -> String {
@@ -126,6 +142,7 @@ mod tests {
             ),
             ("argument 'redis://:s3cret@h' here\n", "argument 'redis://:***@h' here\n"),
             ("embedded", "embedded"),
+            ("value 'gtk_1f3a90c2_s3-cr_et': x", "value 'gtk_***': x"),
         ];
         for (url, shown) in cases {
             assert_eq!(redact(url), shown);

@@ -106,7 +106,7 @@ impl Client {
         let mut http = reqwest::Client::builder();
         if let Some(ca) = &pass.ca {
             let pem = std::fs::read(ca).with_context(|| format!("cannot read {}", ca.display()))?;
-            let trusted = reqwest::Certificate::from_pem_bundle(&pem);
+            let trusted = reqwest::Certificate::from_pem_bundle(&pem).ok().filter(|trusted| !trusted.is_empty());
             http = http.tls_certs_only(trusted.with_context(|| format!("{}: no certificates", ca.display()))?);
         }
         let http = http

@@ -121,11 +121,8 @@ impl Failures {
         let more = |since: Instant| now.duration_since(since).as_secs_f64() / ONE_MORE_EVERY.as_secs_f64();
         let mut all = self.0.lock();
         if all.len() >= MOST_REMEMBERED && !all.contains_key(&who) {
-            all.retain(|_, (left, since)| *left + more(*since) < BURST);
-            if all.len() >= MOST_REMEMBERED {
-                // Who spreads failures over so many addresses is not slowed down by any of them.
-                all.clear();
-            }
+            // Who spreads failures over so many addresses is not slowed down by any of them.
+            all.clear();
         }
         let (left, since) = all.entry(who).or_insert((BURST, now));
         (*left, *since) = ((*left + more(*since)).min(BURST), now);

@@ -200,6 +200,9 @@ impl Problem {
             self,
             Self::MalformedRequest
                 | Self::HeadTooLarge
+                | Self::Unauthenticated
+                | Self::Forbidden(_)
+                | Self::RateLimited(_)
                 | Self::RequestTimeout
                 | Self::Envelope(EnvelopeError::BodyTooLarge)
                 | Self::Refused(Refusal::ShuttingDown)

@@ -106,7 +106,8 @@ async fn begin(stream: TcpStream, tls: Option<Tls>, peer: Peer, router: Router, 
     match tls {
         None => converse(stream, peer, router, stop).await,
         Some(tls) => {
-            if let Some(stream) = tls.accept(stream).await {
+            // Nothing is in flight yet.
+            if let Some(Some(stream)) = stop.run_until_cancelled(tls.accept(stream)).await {
                 converse(stream, peer, router, stop).await;
             }
         }

@@ -3,7 +3,8 @@
 //!
 //! Never here: who may ask for what, TLS towards Redis.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,8 +21,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_cert::der::Decode as _;
 
-use crate::file_version::FileVersion;
 use crate::model::Timestamp;
+use crate::watched::Watched;
 
 /// How long a client may take to agree on how to speak.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
@@ -42,6 +43,15 @@ pub enum TlsError {
     Wrong(PathBuf, &'static str),
 }
 
+impl TlsError {
+    /// The file that is at fault.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Unreadable(path, _) | Self::Exposed(path) | Self::Wrong(path, _) => path,
+        }
+    }
+}
+
 /// How the service speaks TLS. Clones are the same.
 #[derive(Clone)]
 pub struct Tls(Arc<Inner>);
@@ -50,7 +60,7 @@ struct Inner {
     certificate: PathBuf,
     key: PathBuf,
     now: ArcSwap<Shown>,
-    seen: Mutex<[Option<FileVersion>; 2]>,
+    watched: Mutex<Watched<2>>,
 }
 
 /// What callers are shown.
@@ -62,10 +72,10 @@ struct Shown {
 impl Tls {
     /// With the certificates in one file, the service's own first, and its key in another, both PEM.
     pub fn open(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        let seen = [certificate, key].map(FileVersion::of);
+        let watched = Mutex::new(Watched::new([certificate, key]));
         let now = ArcSwap::from_pointee(Shown::read(certificate, key)?);
         let (certificate, key) = (certificate.to_owned(), key.to_owned());
-        Ok(Self(Arc::new(Inner { certificate, key, now, seen: Mutex::new(seen) })))
+        Ok(Self(Arc::new(Inner { certificate, key, now, watched })))
     }
 
     /// When the certificate runs out.
@@ -75,17 +85,16 @@ impl Tls {
 
     /// Reads the files if they have changed. Blocks for a moment.
     pub fn refresh(&self) {
-        let Inner { certificate, key, now, seen } = &*self.0;
-        let versions = [certificate, key].map(|path| FileVersion::of(path));
-        if std::mem::replace(&mut *seen.lock(), versions) == versions {
-            return;
-        }
-        match Shown::read(certificate, key) {
-            Ok(shown) => {
+        let Inner { certificate, key, now, watched } = &*self.0;
+        match watched.lock().look(|| Shown::read(certificate, key)) {
+            None => {}
+            Some(Ok(shown)) => {
                 tracing::info!(expires = %shown.expires, "the certificate has changed: callers are shown this one");
                 now.store(Arc::new(shown));
             }
-            Err(error) => tracing::error!(%error, "the certificate or its key is wrong: that of before is shown"),
+            Some(Err(error)) => {
+                tracing::error!(%error, "the certificate or its key is wrong: that of before is shown");
+            }
         }
     }
 
@@ -114,12 +123,8 @@ impl Shown {
             .map_err(|_| wrong(certificate, "not PEM"))?;
         let own = chain.first().ok_or_else(|| wrong(certificate, "there is no certificate in it"))?;
         let expires = expiry(own).ok_or_else(|| wrong(certificate, "its first certificate cannot be read"))?;
-        let mode = fs::metadata(key).map(|metadata| metadata.permissions().mode());
-        if mode.is_ok_and(|mode| mode & FORBIDDEN_MODE != 0) {
-            return Err(TlsError::Exposed(key.to_owned()));
-        }
-        let private =
-            PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| wrong(key, "there is no private key in it"))?;
+        let private = PrivateKeyDer::from_pem_slice(&read_secret(key)?);
+        let private = private.map_err(|_| wrong(key, "there is no private key in it"))?;
         let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("the provider has ciphers for both")
@@ -133,6 +138,18 @@ impl Shown {
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(path).map_err(|error| TlsError::Unreadable(path.to_owned(), error.to_string()))
+}
+
+/// What nobody else may read.
+fn read_secret(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let unreadable = |error: io::Error| TlsError::Unreadable(path.to_owned(), error.to_string());
+    let mut file = File::open(path).map_err(unreadable)?;
+    if file.metadata().map_err(unreadable)?.permissions().mode() & FORBIDDEN_MODE != 0 {
+        return Err(TlsError::Exposed(path.to_owned()));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(unreadable)?;
+    Ok(bytes)
 }
 
 fn expiry(certificate: &CertificateDer<'_>) -> Option<Timestamp> {

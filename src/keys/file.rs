@@ -13,17 +13,16 @@
 //! Never here: which key is in force now.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{KeyHash, KeyId, Scope};
-use crate::file_version::FileVersion;
-use crate::journal::replace;
 use crate::model::Timestamp;
 
 /// The bits of a mode that others have no business with: that they read, and that anybody else writes.
@@ -71,10 +70,10 @@ pub enum KeyFileError {
 #[derive(Clone, Debug)]
 pub struct KeyFile(PathBuf);
 
-#[derive(Default, Serialize, Deserialize)]
+/// Without `key`, which an empty list has too, a file is none of ours: one that was cut short locks nobody out.
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
-    #[serde(default)]
     key: Vec<WrittenKey>,
 }
 
@@ -97,12 +96,8 @@ impl KeyFile {
 
     /// All keys in it, in the order of the file.
     pub fn read(&self) -> Result<Vec<Entry>, KeyFileError> {
-        let unreadable = |error| self.unreadable(&error);
-        let metadata = fs::metadata(&self.0).map_err(unreadable)?;
-        if metadata.permissions().mode() & FORBIDDEN_MODE != 0 {
-            return Err(KeyFileError::Exposed(self.0.clone()));
-        }
-        self.parse(&fs::read_to_string(&self.0).map_err(unreadable)?)
+        let file = File::open(&self.0).map_err(|error| self.unreadable(&error))?;
+        self.read_open(file)
     }
 
     /// Adds a key; the file is made if there is none.
@@ -110,13 +105,19 @@ impl KeyFile {
         if !is_name(&entry.name) {
             return Err(KeyFileError::NameInvalid);
         }
-        let mut entries = if self.0.exists() { self.read()? } else { Vec::new() };
+        let _alone = self.lock()?;
+        let mut entries = match File::open(&self.0) {
+            Ok(file) => self.read_open(file)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(self.unreadable(&error)),
+        };
         entries.push(entry);
         self.write(&entries)
     }
 
     /// Takes a key out.
     pub fn remove(&self, id: &KeyId) -> Result<(), KeyFileError> {
+        let _alone = self.lock()?;
         let mut entries = self.read()?;
         let before = entries.len();
         entries.retain(|entry| entry.id != *id);
@@ -124,10 +125,6 @@ impl KeyFile {
             return Err(KeyFileError::NoSuchKey(self.0.clone()));
         }
         self.write(&entries)
-    }
-
-    pub(super) fn version(&self) -> Option<FileVersion> {
-        FileVersion::of(&self.0)
     }
 
     fn parse(&self, text: &str) -> Result<Vec<Entry>, KeyFileError> {
@@ -161,9 +158,53 @@ impl KeyFile {
         replace(&path, &format!("{HEAD}{written}")).map_err(|error| self.unreadable(&error))
     }
 
+    /// Whoever changes the file has it to itself, as long as this is kept.
+    fn lock(&self) -> Result<File, KeyFileError> {
+        let lock = || {
+            let folder = File::open(folder(&self.0))?;
+            flock(&folder, FlockOperation::LockExclusive)?;
+            io::Result::Ok(folder)
+        };
+        lock().map_err(|error| self.unreadable(&error))
+    }
+
+    fn read_open(&self, mut file: File) -> Result<Vec<Entry>, KeyFileError> {
+        let unreadable = |error| self.unreadable(&error);
+        if file.metadata().map_err(unreadable)?.permissions().mode() & FORBIDDEN_MODE != 0 {
+            return Err(KeyFileError::Exposed(self.0.clone()));
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(unreadable)?;
+        self.parse(&text)
+    }
+
     fn unreadable(&self, error: &io::Error) -> KeyFileError {
         KeyFileError::Unreadable(self.0.clone(), error.to_string())
     }
+}
+
+/// Puts `text` in the place of a file, whole or not at all, for those who could read the old one: else a service of another
+/// user would not hear of it.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{:016x}", rand::random::<u64>()));
+    let write = || {
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&temporary)?;
+        if let Ok(old) = fs::metadata(path) {
+            fchown(&file, Some(old.uid()), Some(old.gid()))?;
+            file.set_permissions(old.permissions())?;
+        }
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(folder(path))?.sync_all()
+    };
+    write().inspect_err(|_| drop(fs::remove_file(&temporary)))
+}
+
+/// Where a file lies.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn entry(key: &WrittenKey) -> Result<Entry, &'static str> {

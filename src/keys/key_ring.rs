@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::{KeyFile, KeyFileError, Keys};
-use crate::file_version::FileVersion;
+use crate::watched::Watched;
 
 /// The keys of a file. Clones are the same.
 #[derive(Clone)]
@@ -19,16 +19,16 @@ pub struct KeyRing(Arc<Inner>);
 struct Inner {
     file: KeyFile,
     keys: ArcSwap<Keys>,
-    seen: Mutex<Option<FileVersion>>,
+    watched: Mutex<Watched<1>>,
 }
 
 impl KeyRing {
     /// Those of the file at `path`, which must be right.
     pub fn open(path: &Path) -> Result<Self, KeyFileError> {
         let file = KeyFile::at(path);
-        let seen = file.version();
+        let watched = Mutex::new(Watched::new([path]));
         let keys: Keys = file.read()?.into_iter().collect();
-        Ok(Self(Arc::new(Inner { file, keys: ArcSwap::from_pointee(keys), seen: Mutex::new(seen) })))
+        Ok(Self(Arc::new(Inner { file, keys: ArcSwap::from_pointee(keys), watched })))
     }
 
     /// The keys in force.
@@ -38,18 +38,17 @@ impl KeyRing {
 
     /// Reads the file if it has changed. Blocks for a moment.
     pub fn refresh(&self) {
-        let Inner { file, keys, seen } = &*self.0;
-        let version = file.version();
-        if std::mem::replace(&mut *seen.lock(), version) == version {
-            return;
-        }
-        match file.read() {
-            Ok(entries) => {
+        let Inner { file, keys, watched } = &*self.0;
+        match watched.lock().look(|| file.read()) {
+            None => {}
+            Some(Ok(entries)) => {
                 let new: Keys = entries.into_iter().collect();
                 tracing::info!(keys = new.len(), "the file of API keys has changed: these are in force");
                 keys.store(Arc::new(new));
             }
-            Err(error) => tracing::error!(%error, "the file of API keys is wrong: those of before stay in force"),
+            Some(Err(error)) => {
+                tracing::error!(%error, "the file of API keys is wrong: those of before stay in force");
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ pub use file::{Entry, KeyFile, KeyFileError, is_name};
 pub use key_ring::KeyRing;
 
 /// What every key begins with: what finds keys in places where they should not be finds these.
-const MARK: &str = "gtk_";
+pub const KEY_MARK: &str = "gtk_";
 const ID_DIGITS: usize = 8;
 const SECRET_BYTES: usize = 32;
 const HASH_BYTES: usize = 32;
@@ -121,7 +121,7 @@ impl NewKey {
     pub fn draw() -> Self {
         let id = KeyId(format!("{:0ID_DIGITS$x}", rand::random::<u32>()));
         let secret = BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; SECRET_BYTES]>());
-        let key = format!("{MARK}{id}_{secret}");
+        let key = format!("{KEY_MARK}{id}_{secret}");
         Self { id, hash: KeyHash::of(&key), key }
     }
 }
@@ -152,7 +152,7 @@ impl Keys {
 
     /// Of which of the keys this is one.
     pub fn find(&self, presented: &str, now: Timestamp) -> Result<&Entry, Rejected> {
-        let id = presented.strip_prefix(MARK).and_then(|rest| rest.split_once('_'));
+        let id = presented.strip_prefix(KEY_MARK).and_then(|rest| rest.split_once('_'));
         let id = id.and_then(|(id, _)| KeyId::parse(id));
         let entry = id.and_then(|id| self.0.get(&id)).ok_or(Rejected::Unknown(None))?;
         // Of two hashes, how much of them is alike must not be told by how long it takes.

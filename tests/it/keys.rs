@@ -148,6 +148,15 @@ async fn s4_every_route_asks_for_its_scope_and_for_no_other() {
             assert_eq!(keyed.ask("HEAD", &path, None).await.status, 401, "HEAD {route}");
         }
     }
+    // Whatever else a path might take would need a key as well.
+    for (_, route, _) in table() {
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"] {
+            let is_in_table = table().any(|(known, of, _)| of == route && known == method);
+            if !is_in_table {
+                assert_eq!(keyed.ask(method, &path_of(route), None).await.status, 405, "{method} {route}");
+            }
+        }
+    }
     assert_eq!(seen.len(), Scope::ALL.len());
     assert_eq!(keyed.ask("GET", "/v1/nothing", None).await.status, 404);
     assert_eq!(keyed.ask("PUT", "/v1/points", None).await.status, 405);
@@ -321,11 +330,52 @@ async fn s19_a_file_of_keys_that_others_can_read_is_refused() {
             assert!(is_fine || said.contains("--keys: ") && said.contains("chmod 600"), "{said}");
         }
     }
-    // Through a link, what it leads to is written.
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    // Through a link, what it leads to is written, and can be read by whoever could.
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("it is ours");
     printed(&key(&link, &["new", "--name", "y", "--scope", "read"]).await);
+    assert_eq!(fs::metadata(&file).expect("it is there").permissions().mode() & 0o777, 0o640);
     assert_eq!(printed(&key(&file, &["list"]).await).lines().count(), 3);
     assert!(link.is_symlink());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_key_is_lost_of_many_that_are_made_at_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let made = (0..20).map(|number| {
+        let mut command = geotrail();
+        command.args(["key", "new", "--keys", "keys.toml", "--scope", "read", "--name", &format!("n{number}")]);
+        command.current_dir(dir.path());
+        async move { printed(&command.output().await.expect("it runs")) }
+    });
+    let keys = futures_util::future::join_all(made).await;
+    let listed = printed(&key(&dir.path().join("keys.toml"), &["list"]).await);
+    for key in &keys {
+        assert!(listed.contains(id_of(key)), "{key} is not in\n{listed}");
+    }
+    for key_made in keys {
+        assert!(key(&dir.path().join("keys.toml"), &["revoke", id_of(&key_made)]).await.status.success());
+    }
+    // A list of none is one; nothing is left behind.
+    assert_eq!(printed(&key(&dir.path().join("keys.toml"), &["list"]).await).lines().count(), 1);
+    assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_in_the_wrong_place_does_not_show() {
+    let secret = "gtk_1f3a90c2_s3cr-et_canary";
+    for arguments in [
+        &["serve", "--keys", secret][..],
+        &["key", "revoke", "--keys", "x", secret],
+        &["key", "list", "--keys", secret],
+        &["simulate", "--key-file", secret],
+        &["simulate", "--ca", secret],
+        &["serve", secret],
+    ] {
+        let output = geotrail().args(arguments).output().await.expect("it runs");
+        let said = [output.stdout, output.stderr].concat();
+        assert!(!output.status.success(), "{arguments:?}");
+        assert!(!String::from_utf8_lossy(&said).contains("canary"), "{}", String::from_utf8_lossy(&said));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -349,6 +399,7 @@ async fn a_file_of_keys_that_is_wrong_is_told_by_its_line_and_never_quoted() {
         (format!("{good}\n{entry}"), ": expected another `id`"),
         (format!("{good}canary = 1\n"), ": expected `[[key]]`"),
         ("gtk_canary".to_owned(), ":1: expected `[[key]]`"),
+        (String::new(), ":1: expected `[[key]]`"),
     ];
     for (text, expected) in cases {
         fs::write(&file, &text).expect("the keys");
@@ -367,8 +418,9 @@ async fn a_slip_in_the_file_locks_nobody_out() {
     let key = keyed.new_key(&[Scope::Read]).await;
     let good = fs::read(keyed.file()).expect("the keys");
     let log = || fs::read_to_string(keyed.dir.path().join("log")).expect("the log");
-    let slips: [fn(&Path); 3] = [
+    let slips: [fn(&Path); 4] = [
         |file| fs::write(file, "[[key]]\n").expect("the keys"),
+        |file| fs::write(file, "").expect("the keys"),
         |file| fs::remove_file(file).expect("the keys"),
         |file| {
             fs::write(file, "").expect("the keys");

@@ -229,6 +229,29 @@ async fn a_track_that_goes_while_it_is_repeated_gets_all_of_it() {
     }
 }
 
+/// Also where nobody else writes: what a track was seen to hold is not believed of one that is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_track_that_goes_while_its_only_writer_repeats_it_gets_all_of_it() {
+    let server = RedisServer::start();
+    let mut gate = Gate::before(&server).await;
+    let store = connected(&server, gate.url(), ONE, None).await;
+    let (old, lacking) = (minutes(0..100), minutes(100..101));
+    store.apply(batch(&old, 1)).await.expect("Redis is there");
+    let ours = [old, lacking].concat();
+    gate.close();
+    let going = async {
+        let held = gate.holds().await.expect("the gate is there");
+        let tracks = server.keys().into_iter().filter(|key| key.contains(":track:"));
+        let unlink: Vec<String> = std::iter::once("UNLINK".into()).chain(tracks).collect();
+        server.cli(&unlink.iter().map(String::as_str).collect::<Vec<_>>());
+        held.send(Verdict::Pass).expect("the gate waits");
+    };
+    let (written, ()) = tokio::join!(store.apply(Batch { repeated: true, ..batch(&ours, 2) }), going);
+    written.expect("it looked again");
+    assert_expiries(&server);
+    assert_holds(&store, &ours).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_drives_into_a_new_cell_while_cells_are_read_is_found_there() {
     let server = RedisServer::start();

@@ -161,6 +161,33 @@ async fn what_an_erasure_overtakes_looks_again() {
     }
 }
 
+/// What it saw before is gone with the shard, so that what it brings is the newest now.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_looked_before_a_shard_was_emptied_looks_again() {
+    for cells in [None, Some(7)] {
+        let server = RedisServer::start();
+        let mut gate = Gate::before(&server).await;
+        let slow = connected(&server, gate.url(), ONE, cells).await;
+        let fast = connected(&server, server.url(), TWO, cells).await;
+        let (older, newer) = (somebody(1, 20), somebody(2, 30));
+        fast.apply(batch(&newer, 1)).await.expect("Redis is there");
+        gate.close();
+        let meanwhile = async {
+            let held = gate.holds().await.expect("the gate is there");
+            let roster = server.keys().into_iter().find(|key| key.ends_with(":roster")).expect("it is there");
+            server.cli(&["UNLINK", &roster]);
+            assert!(fast.audit().await.expect("Redis is there").is_some(), "it is missed");
+            held.send(Verdict::Pass).expect("the gate waits");
+        };
+        let (written, ()) = tokio::join!(slow.apply(batch(&older, 1)), meanwhile);
+        written.expect("it looks again");
+        let fixes = server.keys().into_iter().find(|key| key.ends_with(":fixes"));
+        let fixes = fixes.expect("what it brought is there");
+        assert_eq!(server.cli(&["HLEN", &fixes]).trim(), "1");
+        assert_expiries(&server);
+    }
+}
+
 /// The key is evicted, and names another when it comes back: who looked before that, and watches tracks, must not come
 /// between the looks and the writes of who is named.
 #[tokio::test(flavor = "multi_thread")]

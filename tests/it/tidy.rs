@@ -53,11 +53,7 @@ const MAY_NAME: &[(&str, &[&str], &str)] = &[
         "it goes wherever points are, whoever brought them there and whoever asks",
     ),
     ("peers", &["model", "store", "applier"], "how others stand is read off a store's board, and nowhere else"),
-    (
-        "keys",
-        &["model", "journal", "file_version"],
-        "who may call stands in a file; of the journal it takes how files are replaced",
-    ),
+    ("keys", &["model", "watched"], "who may call is a matter of a file and a moment"),
     ("fleet", &["model", "clock"], "it is a client: what it needs of the service it must get over HTTP"),
 ];
 

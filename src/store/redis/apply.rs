@@ -127,9 +127,10 @@ impl Index {
         let expiries = [&last, &marks].map(|key| keys.expires_at_s(bucket, key));
         let newest = slice.drivers.iter().map(|folded| folded.newest().ts).max().expect("a slice is never empty");
         let tracks: Vec<Bytes> = slice.drivers.iter().map(|folded| keys.track(bucket, folded.driver)).collect();
-        let is_alone = turn.is_alone(bucket);
-        // That one goes which is not watched must not keep it from having an expiry. A repetition sets that anyway.
-        let unwatched: &[Bytes] = if is_alone && !is_repeated { &tracks } else { &[] };
+        // What a repetition finds in tracks must be there when it writes what they lack.
+        let is_alone = !is_repeated && turn.is_alone(bucket);
+        // That one goes which is not watched must not keep it from having an expiry.
+        let unwatched: &[Bytes] = if is_alone { &tracks } else { &[] };
         let mut note = Command::script(&self.note, [&[last, marks], unwatched].concat());
         for expiry in expiries {
             note = note.number(expiry);

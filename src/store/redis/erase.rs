@@ -48,7 +48,7 @@ impl Index {
                 (self.keys.roster(shard), "ZREM"),
                 (self.keys.track(shard, driver), "UNLINK"),
                 // What is on its way still, whoever sent it, is dropped.
-                (self.keys.writer(shard), "UNLINK"),
+                (self.keys.writer(shard), "TOUCH"),
                 (self.keys.changes(shard), "ANEW"),
             ]
         };

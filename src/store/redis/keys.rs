@@ -32,6 +32,8 @@ pub(super) enum Counted {
     Hash,
     /// By its elements.
     List,
+    /// It may be missing; it goes with the rest.
+    Not,
 }
 
 /// The names under one prefix, as seen by one instance.
@@ -107,12 +109,13 @@ impl Keys {
 
     /// What is there as long as the shard is whole, beside the marks: all that is counted has the same size.
     pub(super) fn counted(&self, shard: Shard) -> Vec<(Bytes, Counted)> {
-        use Counted::{Exists, Hash, List, Set, SortedSet};
+        use Counted::{Exists, Hash, List, Not, Set, SortedSet};
         let mut bucket = vec![
             (self.fixes(shard), Exists),
             (self.last(shard), Exists),
             (self.fixes(shard), Hash),
             (self.roster(shard), SortedSet),
+            (self.writer(shard), Not),
         ];
         let place = [(self.positions(shard), SortedSet), (self.drivers(shard), Set)];
         match (shard.part(), self.layout) {
@@ -133,15 +136,9 @@ impl Keys {
         let rest = match shard.part() {
             Part::Place(_) => vec![self.seen(shard), self.marks(shard)],
             Part::Bucket(_) => {
-                vec![
-                    self.last(shard),
-                    self.changes(shard),
-                    self.writer(shard),
-                    self.leaving(shard),
-                    self.marks(shard),
-                ]
+                vec![self.last(shard), self.changes(shard), self.leaving(shard), self.marks(shard)]
             }
-            Part::Whole => vec![self.last(shard), self.changes(shard), self.writer(shard), self.marks(shard)],
+            Part::Whole => vec![self.last(shard), self.changes(shard), self.marks(shard)],
         };
         named.chain(rest).collect()
     }

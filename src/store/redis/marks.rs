@@ -419,6 +419,7 @@ impl Index {
             Counted::SortedSet => "ZCARD",
             Counted::Hash => "HLEN",
             Counted::List => "LLEN",
+            Counted::Not => "",
         });
         let call = Command::script(&self.audit, keys.collect()).arg(self.keys.instance());
         ways.fold(call, Command::arg)
