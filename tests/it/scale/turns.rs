@@ -17,14 +17,15 @@ const SENDERS: usize = 8;
 
 const HEAD: &str = "\
 | drivers | hours | Redis: a point, of plain commands | end to end, of the bare client | points/s | geotrail: a point, µs \
-| Redis: a point, µs |
-|---|---|---|---|---|---|---|";
+| Redis: a point, µs | the sender: a point, µs |
+|---|---|---|---|---|---|---|---|";
 
 /// What came of points end to end.
 struct EndToEnd {
     rate: f64,
     own_us: f64,
     redis_us: f64,
+    sender_us: f64,
 }
 
 /// Of some numbers the middle one, the least and the greatest.
@@ -87,12 +88,13 @@ async fn end_to_end(drivers: usize, resolution: Option<u8>) -> EndToEnd {
     send(bodies(fleet.report())).await;
     let reports: Vec<String> = (0..ROUNDS).flat_map(|_| bodies(fleet.report())).collect();
     server.begin();
-    let (begun, cpu_before_s) = (Instant::now(), own_cpu_s(service.pid()));
+    let (begun, cpu_before_s, sent_before_s) = (Instant::now(), own_cpu_s(service.pid()), own_cpu_s(None));
     send(reports).await;
     let points = (drivers * ROUNDS) as f64;
     let rate = points / begun.elapsed().as_secs_f64();
     let own_us = (own_cpu_s(service.pid()) - cpu_before_s) * 1e6 / points;
-    EndToEnd { rate, own_us, redis_us: server.cpu_us() / points }
+    let sender_us = (own_cpu_s(None) - sent_before_s) * 1e6 / points;
+    EndToEnd { rate, own_us, redis_us: server.cpu_us() / points, sender_us }
 }
 
 /// Prints a row for each way to divide hours.
@@ -112,13 +114,14 @@ async fn fleet(drivers: usize, resolutions: &[Option<u8>]) {
     for ((resolution, ratios), ends) in resolutions.iter().zip(ratios).zip(ends) {
         let of = |number: fn(&(f64, EndToEnd)) -> f64, digits| Spread::of(ends.iter().map(number)).show(digits);
         println!(
-            "| {drivers} | {} | {} | {} | {} | {} | {} |",
+            "| {drivers} | {} | {} | {} | {} | {} | {} | {} |",
             how(*resolution),
             Spread::of(ratios.into_iter()).show(2),
             of(|(ratio, _)| *ratio, 2),
             of(|(_, end)| end.rate, 0),
             of(|(_, end)| end.own_us, 1),
-            of(|(_, end)| end.redis_us, 1)
+            of(|(_, end)| end.redis_us, 1),
+            of(|(_, end)| end.sender_us, 1)
         );
     }
 }
