@@ -4,6 +4,8 @@
 //! jittered one. Given up: any other answer at once, the rest when the client's patience ends.
 
 use std::collections::BTreeMap;
+use std::error::Error;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -75,6 +77,16 @@ struct Rejection {
 #[derive(Deserialize)]
 struct Problem {
     code: String,
+}
+
+/// Why the certificate that was shown is not believed, if that is what went wrong.
+fn distrust(error: &(dyn Error + 'static)) -> Option<String> {
+    if let Some(error @ rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+        return Some(error.to_string());
+    }
+    // What is within an error of this kind is not its source, but that one's source is.
+    let within = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    within.and_then(|within| distrust(within)).or_else(|| distrust(error.source()?))
 }
 
 /// What it takes to be let in by a service, and to know it.
@@ -155,7 +167,10 @@ impl Client {
 
     async fn attempt(&self, batch: &Batch) -> Result<(), Setback> {
         let request = self.http.post(self.url.clone()).header(header::CONTENT_TYPE, "application/x-ndjson");
-        let unreachable = |_| Setback::Passing { why: "unreachable".to_owned(), after: None };
+        let unreachable = |error: reqwest::Error| match distrust(&error) {
+            Some(why) => Setback::Final(format!("its certificate is not trusted: {why}")),
+            None => Setback::Passing { why: "unreachable".to_owned(), after: None },
+        };
         let response = request.body(batch.body.clone()).send().await.map_err(unreachable)?;
         let status = response.status();
         let after = retry_after(&response);

@@ -161,7 +161,9 @@ async fn who_connects_and_says_nothing_is_let_go_of() {
 #[tokio::test(flavor = "multi_thread")]
 async fn simulate_speaks_tls() {
     let (authority, _dir, service) = served().await;
-    for (name, code) in [("ca.pem", 0), ("absent", 1)] {
+    let begun = Instant::now();
+    let cases = [("ca.pem", 0, "\"accepted\""), ("stranger.pem", 1, "not trusted"), ("absent", 1, "")];
+    for (name, code, said) in cases {
         let mut command = geotrail();
         command.args([
             "simulate",
@@ -175,6 +177,9 @@ async fn simulate_speaks_tls() {
             "1s",
         ]);
         let output = command.arg("--ca").arg(authority.file(name)).output().await.expect("it runs");
-        assert_eq!(output.status.code(), Some(code), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        let all = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{name}: {all}");
+        assert!(all.contains(said), "{name}: {all}");
     }
+    assert!(begun.elapsed() < Duration::from_secs(30), "it waits for trust");
 }
