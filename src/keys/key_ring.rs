@@ -43,7 +43,7 @@ impl KeyRing {
             None => {}
             Some(Ok(entries)) => {
                 let new: Keys = entries.into_iter().collect();
-                tracing::info!(keys = new.len(), "the file of API keys has changed: these are in force");
+                tracing::info!(keys = new.count(), "the file of API keys has changed: these are in force");
                 keys.store(Arc::new(new));
             }
             Some(Err(error)) => {

@@ -11,7 +11,6 @@ use std::fmt;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
-use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 
 use crate::model::Timestamp;
@@ -29,8 +28,7 @@ const SECRET_BYTES: usize = 32;
 const HASH_BYTES: usize = 32;
 
 /// What a key may be used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
     /// Sending points.
     Ingest,
@@ -141,13 +139,8 @@ pub struct Keys(HashMap<KeyId, Entry>);
 
 impl Keys {
     /// How many there are, expired ones included.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.0.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 
     /// Of which of the keys this is one.

@@ -2,7 +2,8 @@
 --
 -- KEYS: marks, what exists as long as anybody is in the shard, then the rest of what may hold something of the driver.
 -- ARGV: the driver's id, then for each key but `marks` the command that removes it there; UNLINK takes the whole key, and
--- ANEW too, but leaves an entry that says so, and TOUCH too, but is noticed by who watches it even if it is not there; then when a key that begins anew expires (s).
+-- ANEW too, but leaves an entry that says so, and TOUCH too, but is noticed by who watches it even if it is not there; then
+-- when a key that begins anew expires (s).
 --
 -- All in one step, so that nobody meets half a driver. A key whose last member goes is gone, and its expiry with it:
 -- then `marks` tells audits that nothing is missing, until somebody is written here again.
