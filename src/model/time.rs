@@ -206,6 +206,8 @@ impl fmt::Display for Hour {
         let (days, hour) = (self.0.div_euclid(24), self.0.rem_euclid(24));
         let days = jiff::Span::new().days(days.clamp(-719_528, 2_932_896));
         let date = civil::date(1970, 1, 1).saturating_add(days);
-        write!(f, "{:04}{:02}{:02}{:02}", date.year(), date.month(), date.day(), hour)
+        // One number: keys are named by the thousand.
+        let date = i64::from(date.year()) * 10_000 + i64::from(date.month()) * 100 + i64::from(date.day());
+        write!(f, "{:010}", date * 100 + i64::from(hour))
     }
 }

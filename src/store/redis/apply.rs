@@ -26,6 +26,7 @@ use super::held::Held;
 use super::keys::Keys;
 use super::link::{Change, Command, Reply, Request};
 use super::marks::Attempt;
+use super::mirror::Mirror;
 use super::newest::corrupt;
 use super::shard::{Layout, Shard};
 use super::writer::{Found, Turn};
@@ -88,8 +89,6 @@ impl Index {
         for (slice, (moves, answers)) in slices.iter().zip(self.link.change(&writes, connections).await?) {
             slice.count(&mut attempt, answers)?;
             written.push(moves);
-            let newest = slice.drivers.iter().map(|folded| (folded.driver, folded.newest()));
-            self.mirror.put_in(slice.bucket.hour(), newest);
         }
         if let Layout::Sharded(_) = self.keys.layout() {
             self.put_in_places(&mut attempt, &slices, written).await?;
@@ -126,12 +125,14 @@ impl Index {
         let (last, marks) = (keys.last(bucket), keys.marks(bucket));
         let expiries = [&last, &marks].map(|key| keys.expires_at_s(bucket, key));
         let newest = slice.drivers.iter().map(|folded| folded.newest().ts).max().expect("a slice is never empty");
-        let tracks: Vec<Bytes> = slice.drivers.iter().map(|folded| keys.track(bucket, folded.driver)).collect();
+        let track = keys.tracks(bucket);
+        let mut watched: Vec<Bytes> = slice.drivers.iter().map(|folded| track(folded.driver)).collect();
         // What a repetition finds in tracks must be there when it writes what they lack.
         let is_alone = !is_repeated && turn.is_alone(bucket);
         // That one goes which is not watched must not keep it from having an expiry.
-        let unwatched: &[Bytes] = if is_alone { &tracks } else { &[] };
+        let unwatched: &[Bytes] = if is_alone { &watched } else { &[] };
         let mut note = Command::script(&self.note, [&[last, marks], unwatched].concat());
+        watched.push(keys.writer(bucket));
         for expiry in expiries {
             note = note.number(expiry);
         }
@@ -141,10 +142,11 @@ impl Index {
             drivers: slice.drivers,
             turn,
             is_alone: AtomicBool::new(is_alone),
-            watched: [tracks, vec![keys.writer(bucket)]].concat(),
+            watched,
             fixes: keys.fixes(bucket),
             changes: keys.changes(bucket),
             by: &self.by,
+            mirror: &self.mirror,
             held: is_repeated.then(|| Mutex::new(slice.drivers.iter().map(Held::nothing_of).collect())),
             note: self.counting(note, attempt, bucket).number(newest.as_ms()),
         }
@@ -164,6 +166,7 @@ struct Write<'b> {
     fixes: Bytes,
     changes: Bytes,
     by: &'b Bytes,
+    mirror: &'b Mirror,
     /// Of points that may have come before, what was seen of them in the tracks.
     held: Option<Mutex<Vec<Held>>>,
     /// Begins the slice.
@@ -304,6 +307,11 @@ impl Change for Write<'_> {
             request.command("SET", 4).arg(self.writer()).arg(name).arg("EXAT").number(expiry);
         }
         Ok(Some(moves))
+    }
+
+    fn made(&self) {
+        let newest = self.drivers.iter().map(|folded| (folded.driver, folded.newest()));
+        self.mirror.put_in(self.bucket.hour(), newest);
     }
 }
 

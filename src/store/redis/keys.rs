@@ -165,7 +165,13 @@ impl Keys {
 
     /// String: the fixes of a driver, in chunks.
     pub(super) fn track(&self, shard: Shard, driver: &DriverId) -> Bytes {
-        self.key(shard, &format!("track:{driver}"))
+        self.tracks(shard)(driver)
+    }
+
+    /// The same of many drivers.
+    pub(super) fn tracks(&self, shard: Shard) -> impl Fn(&DriverId) -> Bytes + use<> {
+        let name = self.key(shard, "track:");
+        move |driver| [&*name, driver.as_str().as_bytes()].concat().into()
     }
 
     /// Sorted set: what instances tell each other of erasures, by its moment in milliseconds. `copy` is the tag of one

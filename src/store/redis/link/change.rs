@@ -47,6 +47,9 @@ pub(in crate::store::redis) trait Change: Sync {
 
     /// Writes, given what the looks answered; `None`, and nothing, if it must be looked at again.
     fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Option<Self::Made>, StoreError>;
+
+    /// Hears that it was made, while Redis goes on with others.
+    fn made(&self);
 }
 
 /// The changes of one server that no line has taken yet.
@@ -235,6 +238,7 @@ impl Part {
                 match executed(replies).map(|answers| answers.zip(made)) {
                     Ok(Some((answers, made))) => {
                         line.has_executed();
+                        changes[at].made();
                         outcomes.made.push((at, made, answers));
                     }
                     Ok(None) => self.queue.lock().push_back(at),
