@@ -1,12 +1,12 @@
 //! What a store must be given beside the live end of the journal: after a loss, at the first filling, or when the
 //! live end ran too far ahead. Taken newest first, for that is what is asked for most, a segment at a time (a segment
-//! holds at most an hour's receipts), and within a segment in the order of the journal.
+//! holds at most an hour's receipts), and within a segment chunk by chunk in the order of the journal.
 //!
 //! Never here: a store. Reading blocks.
 
 use std::io;
 
-use crate::journal::{Damage, Reader};
+use crate::journal::{Damage, Reader, Record};
 use crate::model::{Offset, Point, Timestamp};
 
 /// A part of the journal, from one record's beginning to another's.
@@ -25,16 +25,24 @@ pub struct Stretch {
 /// Points on their way, out of the middle of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
-    /// In the order of the journal.
+    /// By hours, of an hour by drivers, of a driver by time: as they are put in.
     pub points: Vec<Point>,
     /// Where the journal stands before them.
     pub start: Offset,
     /// Where it stands after them.
     pub end: Offset,
+    /// The sequence number there.
+    pub points_end: u64,
+    /// How many records they were.
+    pub records: usize,
     /// When the first of them was received.
     pub received: Timestamp,
+    /// When the last was.
+    pub last_received: Timestamp,
     /// The store may hold some of them.
     pub repeated: bool,
+    /// The store was never given some of them.
+    pub is_news: bool,
 }
 
 /// What is still to be read.
@@ -60,14 +68,11 @@ impl History {
         }
     }
 
-    /// Puts one stretch in the place of all there are: from `from`, or from where they begin if that is earlier, to
-    /// `to`. Any of it may be in the store.
-    pub fn widen(&mut self, from: Offset, to: Offset) {
-        let is_news = self.has_news();
-        let from = self.from().map_or(from, |own| own.min(from));
+    /// Puts one stretch in the place of all there are.
+    pub fn replace(&mut self, stretch: Stretch) {
         self.stretches.clear();
         self.piece = None;
-        self.add(Stretch { from, to, repeated: true, is_news });
+        self.add(stretch);
     }
 
     /// All damage met so far.
@@ -94,13 +99,10 @@ impl History {
             let start = self.reader.position().max(piece.from);
             let mut records = if start < piece.to { self.reader.read(most)? } else { Vec::new() };
             records.retain(|record| record.start < piece.to);
-            let (Some(first), Some(last)) = (records.first(), records.last()) else {
-                self.piece = None;
-                continue;
-            };
-            let (start, end, received) = (first.start, last.end, first.received);
-            let points = records.into_iter().flat_map(|record| record.points).collect();
-            return Ok(Some(Chunk { points, start, end, received, repeated: piece.repeated }));
+            if let Some(chunk) = Chunk::of(records, piece.repeated, piece.is_news) {
+                return Ok(Some(chunk));
+            }
+            self.piece = None;
         }
     }
 
@@ -132,6 +134,19 @@ pub fn look(reader: &mut Reader) -> io::Result<Option<(Option<Timestamp>, u64)>>
 }
 
 impl Chunk {
+    /// What lies in consecutive records; `None` if there are none.
+    pub fn of(records: Vec<Record>, repeated: bool, is_news: bool) -> Option<Self> {
+        let (first, last) = (records.first()?, records.last()?);
+        let (start, end, points_end) = (first.start, last.end, last.points_end);
+        let (received, last_received, count) = (first.received, last.received, records.len());
+        let mut points: Vec<Point> = records.into_iter().flat_map(|record| record.points).collect();
+        points.sort_unstable_by(|a, b| {
+            let (hour_a, hour_b) = (a.fix.ts.hour(), b.fix.ts.hour());
+            hour_a.cmp(&hour_b).then_with(|| a.driver.cmp(&b.driver)).then_with(|| a.fix.cmp(&b.fix))
+        });
+        Some(Self { points, start, end, points_end, records: count, received, last_received, repeated, is_news })
+    }
+
     /// Cuts off what is more than `most` points, in parts of much the same size. What is cut within a record no longer
     /// says where the journal stands after the first part, only where it stood before.
     pub fn split(&mut self, most: usize) -> Option<Self> {

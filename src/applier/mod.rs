@@ -18,6 +18,7 @@ mod history;
 mod progress;
 mod put;
 mod replay;
+mod supply;
 
 use std::convert::Infallible;
 use std::io;
@@ -31,8 +32,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::clock::Clock;
-use crate::journal::{Checkpoint, Committed, Journal, Note, Reader, Record};
-use crate::model::{Offset, Point};
+use crate::journal::{Checkpoint, Committed, Journal, Note, Reader};
+use crate::model::Offset;
 use crate::store::{Applied, Store};
 
 pub use dead_letters::{DeadLetters, Letter};
@@ -40,17 +41,11 @@ pub use history::{Chunk, History, Stretch, look};
 pub use progress::{FRESHNESS_BOUND, Pass, Progress, SetAside, Wholeness};
 pub use put::Put;
 pub use replay::{ReplayError, Replayed, Zeal, replay};
+pub use supply::{ReadError, Supply};
 
 /// How many live points go into a store at once, about: enough for pipelines to pay, few enough that a point does not
 /// wait.
 pub const LIVE_POINTS: usize = 4_000;
-/// How many points of history go in at once, at most: folding pays, and a live point waits for one such batch. It
-/// begins with [`LIVE_POINTS`], and finds out what the store takes in its time.
-pub const HISTORY_POINTS: usize = 16_000;
-/// They should not take longer than this, lest live points wait.
-const HISTORY_TAKES: Duration = Duration::from_millis(300);
-/// A store that does not take so many in its time is given fewer, down to this.
-pub const FEWEST_POINTS: usize = 500;
 /// How long points gather before they are applied, where batches come faster than that: what it costs to read and to
 /// apply hardly depends on how few they are. Who is alone never waits.
 const GATHER: Duration = Duration::from_millis(4);
@@ -129,15 +124,13 @@ impl Applier {
         let Committed { end, points } = *committed.borrow();
         info!(store = self.name(), from = start.get(), "applying the journal");
         let live = self.journal.reader(end);
-        let history = History::new(self.journal.reader(Offset::START));
+        let history = Supply::new(History::new(self.journal.reader(Offset::START)));
         let mut run = Run {
             live: Some(live),
             live_at: end,
             live_points: points,
-            history: Some(history),
-            pending: None,
+            history,
             pass: None,
-            most: LIVE_POINTS,
             told: Instant::now(),
             replayed: Instant::now(),
             is_partial: false,
@@ -211,13 +204,8 @@ struct Run {
     live_at: Offset,
     /// The sequence number there.
     live_points: u64,
-    /// Lent out while it reads.
-    history: Option<History>,
-    /// Read, and not yet in the store.
-    pending: Option<Chunk>,
+    history: Supply,
     pass: Option<Pass>,
-    /// How many points of history go in at once at present.
-    most: usize,
     told: Instant,
     /// When what was refused was last tried again.
     replayed: Instant,
@@ -298,16 +286,17 @@ impl Run {
                 break;
             }
             let mut reader = self.live.take().ok_or(ApplierError::Panicked)?;
-            let (reader, records) = blocking(move || {
+            let (reader, chunk) = blocking(move || {
                 let records = reader.read(LIVE_POINTS);
-                (reader, records)
+                (reader, records.map(|records| Chunk::of(records, false, true)))
             })
             .await?;
             self.live_at = reader.position();
             self.live = Some(reader);
-            match records {
-                Ok(records) => {
-                    if !self.apply_live(records).await? {
+            match chunk {
+                Ok(None) => {}
+                Ok(Some(chunk)) => {
+                    if !self.apply_live(chunk).await? {
                         return Ok(Step::Stopped);
                     }
                 }
@@ -326,23 +315,17 @@ impl Run {
     }
 
     /// Applies until the store takes it; false if stopped before.
-    async fn apply_live(&mut self, records: Vec<Record>) -> Result<bool, ApplierError> {
-        let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(true) };
-        let (start, end, points_end) = (first.start, last.end, last.points_end);
-        let (first_received, received) = (first.received, last.received);
-        let batches = records.len();
-        let points: Vec<Point> = records.into_iter().flat_map(|record| record.points).collect();
-        self.gathers = batches > 1 && points.len() < LIVE_POINTS / 4;
-        let mut chunk = Chunk { points, start, end, received: first_received, repeated: false };
+    async fn apply_live(&mut self, mut chunk: Chunk) -> Result<bool, ApplierError> {
+        self.gathers = chunk.records > 1 && chunk.points.len() < LIVE_POINTS / 4;
         let mut back_off = BackOff::new();
         loop {
             match self.applier.put.once(&chunk).await {
                 Ok((applied, set_aside)) => {
-                    self.live_points = points_end;
+                    self.live_points = chunk.points_end;
                     self.set_aside(set_aside);
                     let is_partial = applied == Applied::Partly;
                     if is_partial {
-                        self.applier.progress.left_out(start, end);
+                        self.applier.progress.left_out(chunk.start, chunk.end);
                     }
                     if is_partial && !self.is_partial {
                         warn!(
@@ -351,7 +334,8 @@ impl Run {
                         );
                     }
                     self.is_partial = is_partial;
-                    self.applier.progress.applied(end, points_end, chunk.points.len(), received);
+                    let Chunk { end, points_end, last_received, .. } = chunk;
+                    self.applier.progress.applied(end, points_end, chunk.points.len(), last_received);
                     return Ok(true);
                 }
                 Err(error) => {
@@ -375,16 +359,14 @@ impl Run {
     /// becomes a part of the new one, unless what is added is news, which then goes first.
     async fn begin_pass(&mut self, from: Offset, is_news: bool) -> Result<(), ApplierError> {
         let to = self.live_at;
-        let history = self.history.as_mut().expect("it is lent out only while it reads");
         let mut pass = self.pass.filter(|_| is_news).unwrap_or_default();
         if is_news {
-            history.add(Stretch { from, to, repeated: false, is_news });
+            self.history.add(Stretch { from, to, repeated: false, is_news });
         } else {
-            self.pending = None;
-            history.widen(from, to);
+            self.history.widen(from, to);
         }
-        pass.has_news = history.has_news();
-        let Some(oldest) = history.from() else {
+        pass.has_news = self.history.has_news();
+        let Some(oldest) = self.history.from() else {
             self.applier.progress.set_pass(None, Some(from));
             return Ok(());
         };
@@ -413,50 +395,30 @@ impl Run {
             self.note().await?;
             return Ok(if self.is_lowered { Step::Done } else { Step::Unreadable });
         }
-        let chunk = if let Some(chunk) = self.pending.take() {
-            Some(chunk)
-        } else {
-            let (mut history, most) = (self.history.take().ok_or(ApplierError::Panicked)?, self.most);
-            let (history, chunk) = blocking(move || {
-                let chunk = history.next(most);
-                (history, chunk)
-            })
-            .await?;
-            self.history = Some(history);
-            match chunk {
-                Ok(chunk) => chunk,
-                Err(error) => {
-                    warn!(store = self.applier.name(), %error, "cannot read the journal; trying again");
-                    return Ok(Step::Unreadable);
-                }
+        let chunk = match self.history.next().await {
+            Ok(chunk) => chunk,
+            Err(ReadError::Panicked) => return Err(ApplierError::Panicked),
+            Err(ReadError::Journal(error)) => {
+                warn!(store = self.applier.name(), %error, "cannot read the journal; trying again");
+                return Ok(Step::Unreadable);
             }
         };
-        let Some(mut chunk) = chunk else {
+        let Some(chunk) = chunk else {
             self.end_pass();
             self.replay().await;
             self.note().await?;
             return Ok(Step::Done);
         };
-        let rest = chunk.split(self.most);
-        let began = Instant::now();
-        match self.applier.put.once(&chunk).await {
+        match self.history.while_putting(chunk.points.len(), self.applier.put.once(&chunk)).await {
             Ok((_, set_aside)) => {
                 self.set_aside(set_aside);
-                self.pending = rest;
-                self.most = next_most(self.most, began.elapsed());
                 self.passed(chunk.points.len());
                 Ok(Step::Done)
             }
             Err(error) => {
                 let (store, points) = (self.applier.name(), chunk.points.len());
                 warn!(store, %error, points, "cannot apply history; trying again");
-                if let Some(rest) = rest {
-                    chunk.end = rest.end;
-                    chunk.points.extend(rest.points);
-                }
-                chunk.repeated = true;
-                self.pending = Some(chunk);
-                self.most = (self.most / 2).max(FEWEST_POINTS);
+                self.history.give_back(chunk);
                 audit(&*self.applier.put.store, &self.applier.progress).await;
                 Ok(Step::Unreadable)
             }
@@ -472,7 +434,7 @@ impl Run {
 
     fn passed(&mut self, points: usize) {
         self.applier.progress.put_in(points);
-        let has_news = self.history.as_ref().is_some_and(History::has_news);
+        let has_news = self.history.has_news();
         if let Some(pass) = &mut self.pass {
             pass.points_done += points as u64;
             pass.points_total = pass.points_total.max(pass.points_done);
@@ -516,7 +478,7 @@ impl Run {
         // A loss that was told since is not yet in the hands of the pass.
         let durable = store.durable();
         let loss = self.applier.progress.loss();
-        let owed = self.history.as_ref().and_then(History::from).into_iter().chain(loss).min();
+        let owed = self.history.from().into_iter().chain(loss).min();
         let target = match owed {
             Some(owed) => owed.min(self.noted.0.max(durable)),
             None => self.noted.0.max(durable),
@@ -541,12 +503,6 @@ impl Run {
         self.applier.progress.durable(target);
         Ok(())
     }
-}
-
-/// How many points of history go in at once after so many took so long: a live point waits for one such batch.
-pub fn next_most(most: usize, took: Duration) -> usize {
-    let next = if took > HISTORY_TAKES { most / 2 } else { most + most / 4 };
-    next.clamp(FEWEST_POINTS, HISTORY_POINTS)
 }
 
 /// How a step went.

@@ -82,15 +82,10 @@ impl Put {
         }
     }
 
-    /// Halves what is refused until only that is left which is refused alone. In the order of hours and drivers, for
-    /// what is refused mostly is so for its key.
+    /// Halves what is refused until only that is left which is refused alone: what is refused mostly is so for its key, and
+    /// the points of a key lie together.
     async fn sift(&self, chunk: &Chunk) -> Result<(Applied, SetAside), StoreError> {
-        let mut points = chunk.points.clone();
-        points.sort_by(|a, b| {
-            let (hour_a, hour_b) = (a.fix.ts.hour(), b.fix.ts.hour());
-            hour_a.cmp(&hour_b).then_with(|| a.driver.cmp(&b.driver)).then_with(|| a.fix.cmp(&b.fix))
-        });
-        let mut parts: Vec<&[Point]> = vec![&points];
+        let mut parts: Vec<&[Point]> = vec![&chunk.points];
         let mut refusals = 0;
         let mut letters = Vec::new();
         let mut applied = Applied::Whole;

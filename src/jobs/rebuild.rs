@@ -3,16 +3,14 @@
 //!
 //! Never here: the checkpoint of a running service, which goes on by itself.
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::task::spawn_blocking;
 use tracing::warn;
 
-use crate::applier::{DeadLetters, FEWEST_POINTS, History, LIVE_POINTS, Put, Stretch, next_most};
+use crate::applier::{DeadLetters, History, Put, ReadError, Stretch, Supply};
 use crate::clock::Clock;
 use crate::journal::{Damage, Reader};
 use crate::model::Offset;
@@ -38,13 +36,10 @@ pub struct Rebuilt {
 pub enum RebuildError {
     /// The journal cannot be read.
     #[error("journal: {0}")]
-    Journal(#[from] io::Error),
+    Journal(#[from] ReadError),
     /// The store did not take anything for too long.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Reading ended abnormally.
-    #[error("reading the journal panicked")]
-    Panicked,
 }
 
 /// Puts the journal of the data directory `dir` into `store`, which is open. `tell` hears how many bytes of the
@@ -58,54 +53,32 @@ pub async fn rebuild(
     mut tell: impl FnMut(u64, u64),
 ) -> Result<Rebuilt, RebuildError> {
     let reader = Reader::open(dir, Offset::START);
-    let end = reader.end()?;
-    let first = reader.segments()?.first().copied().unwrap_or_default();
-    let mut history = History::new(reader);
+    let end = reader.end().map_err(ReadError::from)?;
+    let first = reader.segments().map_err(ReadError::from)?.first().copied().unwrap_or_default();
+    let mut history = Supply::new(History::new(reader));
     history.add(Stretch { from: first, to: end, repeated: true, is_news: false });
     let put = Put::new(store, Arc::new(letters), clock, retention);
     let mut rebuilt = Rebuilt { end, ..Rebuilt::default() };
-    let (mut most, mut done, mut left) = (LIVE_POINTS, 0, None);
-    let mut taken = Instant::now();
-    loop {
-        let chunk = if let Some(chunk) = left.take() {
-            Some(chunk)
-        } else {
-            let (back, chunk) = spawn_blocking(move || {
-                let chunk = history.next(most);
-                (history, chunk)
-            })
-            .await
-            .map_err(|_| RebuildError::Panicked)?;
-            history = back;
-            chunk?
-        };
-        let Some(mut chunk) = chunk else { break };
-        let (start, end) = (chunk.start, chunk.end);
-        let rest = chunk.split(most);
-        let began = Instant::now();
-        let outcome = match put.once(&chunk).await {
-            Ok((Applied::Whole, _)) => Ok(()),
-            Ok((Applied::Partly, _)) => Err(StoreError::Unavailable("a part of the store cannot be asked".into())),
-            Err(error) => Err(error),
-        };
-        match outcome {
+    let (mut done, mut taken) = (0, Instant::now());
+    while let Some(chunk) = history.next().await? {
+        let outcome = history.while_putting(chunk.points.len(), async {
+            match put.once(&chunk).await? {
+                (Applied::Whole, _) => Ok(()),
+                (Applied::Partly, _) => Err(StoreError::Unavailable("a part of the store cannot be asked".into())),
+            }
+        });
+        match outcome.await {
             Ok(()) => {
                 rebuilt.points += chunk.points.len() as u64;
-                most = next_most(most, began.elapsed());
                 taken = Instant::now();
-                if rest.is_none() {
-                    done += end.get() - start.get();
-                    tell(done, rebuilt.end.get() - first.get());
-                }
-                left = rest;
+                // Of a record that was cut into parts, the last one ends where it does.
+                done += chunk.end.get() - chunk.start.get();
+                tell(done, rebuilt.end.get() - first.get());
             }
             Err(error) if taken.elapsed() > PATIENCE => return Err(error.into()),
             Err(error) => {
                 warn!(%error, "the store does not take it; trying again");
-                most = (most / 2).max(FEWEST_POINTS);
-                chunk.points.extend(rest.into_iter().flat_map(|rest| rest.points));
-                chunk.end = end;
-                left = Some(chunk);
+                history.give_back(chunk);
                 tokio::time::sleep(PAUSE).await;
             }
         }

@@ -121,7 +121,7 @@ pub enum StoreError {
 /// A batch on its way into a store: consecutive points of the journal, up to an offset.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
-    /// The points, in the order of the journal.
+    /// The points, in any order. By hours, drivers and time is the quickest.
     pub points: &'a [Point],
     /// From where on the journal would bring them again, none excepted.
     pub start: Offset,

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use geotrail::applier::{History, Stretch};
+use geotrail::applier::{History, Stretch, Supply};
 use geotrail::journal::{Journal, Options, Reader};
 use geotrail::model::{DriverId, Fix, Hour, Offset, Point, Position, Tags, Timestamp};
 
@@ -165,38 +165,53 @@ async fn what_ran_ahead_of_redis_is_put_in_unread() {
     assert!(service.terminate().await.success());
 }
 
-/// Each point's moment, in the order in which a pass meets them.
+/// Each point's moment, in the order in which a pass meets them; of an hour in that of time.
 fn moments(history: &mut History, most: usize) -> Vec<Timestamp> {
     let mut moments = Vec::new();
     while let Some(chunk) = history.next(most).expect("can be read") {
         moments.extend(chunk.points.iter().map(|point| point.fix.ts));
     }
+    in_time(moments)
+}
+
+/// The hours as they come, each in the order of time.
+fn in_time(mut moments: Vec<Timestamp>) -> Vec<Timestamp> {
+    moments.chunk_by_mut(|a, b| a.hour() == b.hour()).for_each(<[Timestamp]>::sort);
     moments
 }
 
-#[tokio::test]
-async fn a_pass_takes_the_newest_hour_first_and_each_point_once() {
-    let dir = tempfile::tempdir().expect("a directory");
+const fn stretch(from: Offset, to: Offset) -> Stretch {
+    Stretch { from, to, repeated: true, is_news: false }
+}
+
+/// A journal of four hours, three batches of ten points each; and where each batch begins.
+async fn four_hours(dir: &std::path::Path) -> (Journal, Vec<Hour>, Vec<Offset>) {
     let first = Hour::from_number(498_590);
     let hours: Vec<Hour> = (0..4).map(|n| Hour::from_number(first.number() + n)).collect();
-    let (journal, _) = Journal::open(Options::new(dir.path()), first.start()).expect("opens");
+    let (journal, _) = Journal::open(Options::new(dir), first.start()).expect("opens");
     let mut ends = vec![Offset::START];
     for hour in &hours {
         for _ in 0..3 {
             ends.push(journal.append(points(*hour, 10), hour.start()).await.expect("is taken"));
         }
     }
+    (journal, hours, ends)
+}
+
+#[tokio::test]
+async fn a_pass_takes_the_newest_hour_first_and_each_point_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (journal, hours, ends) = four_hours(dir.path()).await;
     let hour_of_hour = |hour: &Hour, batches: usize| {
         let of_hour: Vec<_> = points(*hour, 10).into_iter().map(|point| point.fix.ts).collect();
         of_hour.repeat(batches)
     };
-    let stretch = |from, to| Stretch { from, to, repeated: true, is_news: false };
 
     for most in [1, 15, 1_000] {
         let mut history = History::new(journal.reader(Offset::START));
         history.add(stretch(Offset::START, ends[12]));
         let expected: Vec<_> = hours.iter().rev().flat_map(|hour| hour_of_hour(hour, 3)).collect();
-        assert_eq!(moments(&mut history, most), expected);
+        assert_eq!(moments(&mut history, most), in_time(expected));
         assert_eq!(history.from(), None);
     }
 
@@ -210,15 +225,55 @@ async fn a_pass_takes_the_newest_hour_first_and_each_point_once() {
         hour_of_hour(&hours[1], 3),
         hour_of_hour(&hours[0], 1),
     ];
-    assert_eq!(moments(&mut history, 7), expected.concat());
+    assert_eq!(moments(&mut history, 7), in_time(expected.concat()));
 
-    // What is owed begins where the oldest begins, as long as anything of it is left; a loss makes it one again.
-    history.add(stretch(ends[2], ends[8]));
-    let chunk = history.next(1).expect("can be read").expect("there is some");
-    assert_eq!(chunk.points[0].fix.ts, hours[2].start());
-    assert_eq!(history.from(), Some(ends[2]));
-    history.widen(ends[5], ends[12]);
-    assert_eq!(history.from(), Some(ends[2]));
-    assert_eq!(moments(&mut history, 1_000).len(), 100);
+    journal.close().await;
+}
+
+#[tokio::test]
+async fn what_is_read_ahead_or_given_back_is_owed_until_it_is_in() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (journal, hours, ends) = four_hours(dir.path()).await;
+    let mut supply = Supply::new(History::new(journal.reader(Offset::START)));
+    supply.add(Stretch { is_news: true, ..stretch(ends[5], ends[12]) });
+    let mut met = Vec::new();
+    while let Some(chunk) = supply.next().await.expect("can be read") {
+        let points = chunk.points.len();
+        assert_eq!(supply.while_putting(points, async { Err::<(), _>("it is away") }).await, Err("it is away"));
+        let (start, hour) = (chunk.start, chunk.points[0].fix.ts.hour());
+        supply.give_back(chunk);
+        // It may begin where the segment does; never later.
+        assert!(supply.from().is_some_and(|from| from <= start), "{:?}, not {start:?}", supply.from());
+        assert!(supply.has_news());
+
+        let chunk = supply.next().await.expect("can be read").expect("it was given back");
+        assert_eq!((chunk.start, chunk.points.len(), chunk.repeated), (start, points, true));
+        let moments: Vec<Timestamp> = chunk.points.iter().map(|point| point.fix.ts).collect();
+        assert!(moments.is_sorted() && moments.iter().all(|ts| ts.hour() == hour));
+        met.push((hour, points));
+        assert_eq!(supply.while_putting(points, async { Ok::<_, ()>(()) }).await, Ok(()));
+    }
+    assert_eq!(met, [(hours[3], 30), (hours[2], 30), (hours[1], 10)]);
+    assert_eq!((supply.from(), supply.has_news()), (None, false));
+    journal.close().await;
+}
+
+#[tokio::test]
+async fn a_loss_takes_the_place_of_what_was_owed_and_read_ahead() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (journal, _, ends) = four_hours(dir.path()).await;
+    let mut supply = Supply::new(History::new(journal.reader(Offset::START)));
+    supply.add(stretch(ends[2], ends[8]));
+    let chunk = supply.next().await.expect("can be read").expect("there is some");
+    assert_eq!(supply.while_putting(chunk.points.len(), async { Ok::<_, ()>(()) }).await, Ok(()));
+    supply.widen(ends[5], ends[12]);
+    assert_eq!(supply.from(), Some(ends[2]));
+    let mut points = 0;
+    while let Some(chunk) = supply.next().await.expect("can be read") {
+        assert!(chunk.repeated);
+        points += chunk.points.len();
+        assert_eq!(supply.while_putting(chunk.points.len(), async { Ok::<_, ()>(()) }).await, Ok(()));
+    }
+    assert_eq!(points, 100);
     journal.close().await;
 }
