@@ -577,3 +577,61 @@ async fn an_instance_that_was_away_erases_before_it_applies() {
     away.report(&[gone_at(new + 5)]).await;
     assert_eq!(moments(&here, GONE).await, [new, new + 5]);
 }
+
+/// Given up, repeated, and carried out when the driver is there again: what was on its way all the time comes too late.
+async fn a_late_call_takes_nothing_new(resolution: &str) {
+    let server = RedisServer::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let service = Process::serve_with(dir.path(), &server.url(), |command| {
+        command.args(["--shard-resolution", resolution]);
+    })
+    .await;
+    // Redis learns the scripts by the first.
+    service.report(&everybody(now_ms(), 3)).await;
+    assert_eq!(delete(&service, GONE).await, Some(204));
+    service.report(&everybody(now_ms(), 3)).await;
+    let monitor = server.monitor();
+    assert_eq!(delete(&service, GONE).await, Some(204));
+    let calls: Vec<Vec<String>> = monitor
+        .finish(&server)
+        .iter()
+        .filter(|line| line.contains("\"EVALSHA\"") && line.contains("\"ZREM\"") && line.contains(GONE))
+        .map(|line| line.split('"').skip(1).step_by(2).map(str::to_owned).collect())
+        .collect();
+    assert!(calls.len() > 70, "a call for each hour: {}", calls.len());
+
+    let again = now_ms();
+    service.report(&[gone_at(again)]).await;
+    let before = dumped(&server);
+    let mut late = 0;
+    for call in &calls {
+        let call: Vec<&str> = call.iter().map(String::as_str).collect();
+        // Where nothing is there is nothing to lose.
+        if server.cli(&["EXISTS", call[3]]).trim() == "1" {
+            assert_eq!(server.cli(&call).trim(), "0");
+            late += 1;
+        }
+    }
+    assert!(late > 0);
+    assert_eq!(dumped(&server), before);
+    assert_eq!(moments(&service, GONE).await, [again]);
+    assert!(service.terminate().await.success());
+}
+
+/// What every key holds, but for what instances write all the time.
+fn dumped(server: &RedisServer) -> Vec<(String, String)> {
+    let mut keys = server.keys();
+    keys.retain(|key| !key.contains("{erasures"));
+    keys.sort();
+    keys.into_iter().map(|key| (server.cli(&["DUMP", &key]), key)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_arrives_late_takes_nothing_new() {
+    a_late_call_takes_nothing_new("none").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_arrives_late_takes_nothing_new_of_cells() {
+    a_late_call_takes_nothing_new("5").await;
+}
