@@ -1,6 +1,6 @@
 //! The edge: everything that knows HTTP, and nothing that does not.
 //!
-//! A request goes through `server` (connections, deadlines, limits of framing; `tls` encrypts, `linger` closes them),
+//! A request goes through `server` (connections, deadlines, limits of framing; `slots` has how many there may be, `tls` encrypts, `linger` closes them),
 //! `edge` (head, the key (`guard`), panics, the log line and the metric of every answer), `router` (the one table of
 //! routes) and ends in a handler. A handler does four things: read what was asked (`params`, `accept`, `cursor`, [`points`]), call the way in
 //! ([`Ingest`]) or the questions ([`Queries`]), and write what came back (`render`). What may go wrong becomes a
@@ -37,6 +37,7 @@ mod query;
 pub mod render;
 mod router;
 mod server;
+mod slots;
 mod stores;
 mod tls;
 

@@ -6,8 +6,7 @@
 
 use std::convert::Infallible;
 use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
@@ -18,7 +17,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -27,11 +25,9 @@ use super::edge;
 use super::guard::Peer;
 use super::linger::Lingering;
 use super::problem::Problem;
+use super::slots::Slots;
 use super::tls::Tls;
 use crate::ingest::Refusal;
-
-/// How many connections there may be at once; one more is closed as soon as it is accepted.
-const MAX_CONNECTIONS: usize = 10_000;
 
 /// How long a connection may take to bring the head of its next request, idle time included. No round number, so
 /// that it does not beat with a fleet that reports every 10 s.
@@ -44,6 +40,9 @@ const MAX_HEAD_BYTES: usize = 96 * 1_024;
 /// How long to pause when the system has no more descriptors: trying again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often the log tells that connections are refused: whoever makes thousands must not fill it.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
 /// Serves `router` on `listener`, encrypted if there is a `tls`, until `stop`; then gives what is in flight up to `drain`, cuts off the rest, and
 /// returns.
 pub async fn serve(
@@ -53,13 +52,20 @@ pub async fn serve(
     stop: CancellationToken,
     drain: Duration,
 ) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let (slots, mut told) = (Slots::of_this_process(), None::<Instant>);
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     while let Some((stream, peer)) = stop.run_until_cancelled(accept(&listener)).await {
-        let Ok(slot) = slots.clone().try_acquire_owned() else {
-            tracing::warn!("a connection was refused: there are too many");
-            continue;
+        // One too many is closed as soon as it is accepted.
+        let slot = match slots.take(peer.0) {
+            Ok(slot) => slot,
+            Err(full) => {
+                if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+                    tracing::warn!(%full, "connections are refused");
+                    told = Some(Instant::now());
+                }
+                continue;
+            }
         };
         let (tls, router, stop, cut) = (tls.clone(), router.clone(), stop.clone(), cut.clone());
         connections.spawn(async move {

@@ -5,6 +5,7 @@ mod bad_input;
 mod bad_state;
 mod campaign;
 mod cli;
+mod connections;
 mod crash;
 mod defects;
 mod discretion;
