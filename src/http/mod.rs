@@ -6,6 +6,8 @@
 //! ([`Ingest`]) or the questions ([`Queries`]), and write what came back (`render`). What may go wrong becomes a
 //! `problem`, and that file alone knows which status it has.
 //!
+//! What all of this answers is described in `openapi.json`, which `openapi` serves, with a page to read it.
+//!
 //! Nothing that was sent is ever sent back: errors name our own words only. Nor does it reach a log line or a label.
 //!
 //! Never here: the journal, a store, what a word of the contract means in moments ([`Queries`] knows).
@@ -30,6 +32,7 @@ mod ingest;
 mod instances;
 mod linger;
 mod metrics;
+mod openapi;
 mod params;
 pub mod points;
 mod problem;

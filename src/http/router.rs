@@ -9,7 +9,7 @@ use axum::{Router, middleware};
 use http::Method;
 
 use super::guard::Access;
-use super::{Service, edge, erase, health, ingest, instances, metrics, query, stores};
+use super::{Service, edge, erase, health, ingest, instances, metrics, openapi, query, stores};
 use crate::keys::Scope;
 
 /// The most bytes of a body that asks for a change of the stores.
@@ -20,7 +20,7 @@ const READ: Access = Access::Needs(Scope::Read);
 const ADMIN: Access = Access::Needs(Scope::Admin);
 
 /// Each method of every path, what it asks of its callers, and what answers.
-fn routes() -> [(Method, &'static str, Access, MethodRouter<Arc<Service>>); 20] {
+fn routes() -> [(Method, &'static str, Access, MethodRouter<Arc<Service>>); 22] {
     let small = |handler: MethodRouter<_>| handler.layer(DefaultBodyLimit::max(MAX_WISH_BYTES));
     [
         (Method::POST, "/v1/points", INGEST, post(ingest::post_points)),
@@ -43,6 +43,8 @@ fn routes() -> [(Method, &'static str, Access, MethodRouter<Arc<Service>>); 20] 
         (Method::GET, "/livez", Access::Free, get(health::livez)),
         (Method::GET, "/readyz", Access::Free, get(health::readyz)),
         (Method::GET, "/metrics", READ, get(metrics::metrics)),
+        (Method::GET, "/openapi.json", Access::Free, get(openapi::document)),
+        (Method::GET, "/docs", Access::Free, get(openapi::docs)),
     ]
 }
 
@@ -67,6 +69,7 @@ pub(super) fn access(method: &Method, path: Option<&str>) -> Access {
 
 /// Everything the service answers, over `service`.
 pub fn router(service: Arc<Service>) -> Router {
+    openapi::make_ready();
     routes()
         .into_iter()
         .fold(Router::new(), |router, (_, path, _, handler)| router.route(path, handler))

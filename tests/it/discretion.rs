@@ -47,6 +47,8 @@ async fn nothing_that_was_sent_comes_back() {
         "/livez?T=1",
         "/readyz?T=1",
         "/metrics?T=1",
+        "/openapi.json?T=1",
+        "/docs?T=1",
         "/livez",
         "/readyz",
         "/health",
