@@ -27,6 +27,7 @@ mod model;
 mod moving;
 mod naive_store;
 mod nearest_walk;
+mod openapi;
 mod oracle;
 mod partial;
 mod peers;
