@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::shard::{Layout, Part, Shard};
-use crate::model::DriverId;
+use crate::model::{DriverId, Hour};
 
 /// How far apart the keys of one hour expire: 10 minutes keep a million small keys from expiring in one burst.
 const JITTER_S: u32 = 600;
@@ -34,6 +34,36 @@ pub(super) enum Counted {
     List,
     /// It may be missing; it goes with the rest.
     Not,
+}
+
+/// Whether a key is one of those under `prefix`.
+pub fn is_ours(prefix: &str, key: &[u8]) -> bool {
+    key.strip_prefix(prefix.as_bytes()).is_some_and(|rest| rest.starts_with(b":{"))
+}
+
+/// The hour that a key under `prefix` is of; `None` if it is of none.
+pub fn hour_of(prefix: &str, key: &[u8]) -> Option<Hour> {
+    let tag = key.strip_prefix(prefix.as_bytes())?.strip_prefix(b":{")?;
+    let (hour, rest) = tag.split_at_checked(10)?;
+    let ends = matches!(rest.first(), Some(b'}' | b':'));
+    Hour::parse(std::str::from_utf8(hour).ok().filter(|_| ends)?).ok()
+}
+
+/// A key under `prefix` that is never there.
+pub fn nobodys(prefix: &str) -> String {
+    format!("{prefix}:{{nobody}}:nothing")
+}
+
+/// A key as people may see it: in printable characters, not endless, and of a track not whose it is.
+pub fn shown(key: &[u8]) -> String {
+    const MOST: usize = 80;
+    const TRACK: &[u8] = b"}:track:";
+    let track = key.windows(TRACK.len()).position(|part| part == TRACK).map(|at| at + TRACK.len());
+    match (track, key.len() > MOST) {
+        (Some(end), _) => format!("{}*", key[..end].escape_ascii()),
+        (None, true) => format!("{}...", key[..MOST].escape_ascii()),
+        (None, false) => key.escape_ascii().to_string(),
+    }
 }
 
 /// The names under one prefix, as seen by one instance.

@@ -69,6 +69,8 @@ mod track;
 mod writer;
 
 pub use self::fleet::Fleet;
+pub use self::keys::{hour_of, is_ours, nobodys, shown};
+pub use self::link::{Address, Mode, Question, Reply, Server, Servers, Share, Trouble};
 pub use self::mirror::LEASE;
 
 /// How long a start waits for Redis: a connection within reach takes milliseconds.

@@ -28,10 +28,14 @@ pub(super) enum Target {
 
 /// What Redis answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::store::redis) enum Reply {
+pub enum Reply {
+    /// Nothing.
     Nil,
+    /// A whole number.
     Integer(i64),
+    /// A string.
     Bytes(Bytes),
+    /// A list.
     List(Vec<Reply>),
 }
 
@@ -167,7 +171,7 @@ impl Reply {
     }
 
     /// Text, of a string.
-    pub(super) fn text(&self) -> Option<&str> {
+    pub fn text(&self) -> Option<&str> {
         match self {
             Self::Bytes(bytes) => std::str::from_utf8(bytes).ok(),
             _ => None,
@@ -175,7 +179,7 @@ impl Reply {
     }
 
     /// A whole number.
-    pub(super) const fn integer(&self) -> Option<i64> {
+    pub const fn integer(&self) -> Option<i64> {
         match self {
             Self::Integer(number) => Some(*number),
             _ => None,

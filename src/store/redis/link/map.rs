@@ -58,6 +58,19 @@ pub(super) struct Map {
     replicas: Vec<Address>,
 }
 
+/// A range of slots, and who has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The first slot.
+    pub first: u16,
+    /// The last slot, which is in it.
+    pub last: u16,
+    /// Who has it.
+    pub primary: Address,
+    /// Who copies it.
+    pub replicas: Vec<Address>,
+}
+
 /// What CLUSTER SLOTS says.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Layout {
@@ -251,26 +264,35 @@ impl Layout {
         Self { ranges: vec![(0..=SLOTS as u16 - 1, address)], replicas: vec![] }
     }
 
-    /// What `teller` answered to CLUSTER SLOTS: of each range its first and last slot, its primary, its replicas; each
-    /// server as host, port, id and more. A host that is nothing or empty is the teller's. `None` if it knows of no slots.
+    /// What `teller` answered to CLUSTER SLOTS. `None` if it knows of no slots.
     fn read(reply: &Reply, teller: &Address) -> Option<Self> {
-        let Reply::List(ranges) = reply else { return None };
-        let server = |fields: &Reply| {
-            let Reply::List(fields) = fields else { return None };
-            let host = fields.first()?.text().unwrap_or_default().to_owned();
-            let port = u16::try_from(fields.get(1)?.integer()?).ok().filter(|port| *port > 0)?;
-            (host != "?").then(|| Address::Tcp { host, port }.or_host_of(teller))
-        };
-        let slot = |field: &Reply| u16::try_from(field.integer()?).ok().filter(|slot| usize::from(*slot) < SLOTS);
         let mut layout = Self::default();
-        for range in ranges {
-            let Reply::List(fields) = range else { return None };
-            let (first, last) = (slot(fields.first()?)?, slot(fields.get(1)?)?);
-            layout.ranges.push((first..=last, server(fields.get(2)?)?));
-            layout.replicas.extend(fields.iter().skip(3).filter_map(server));
+        for Share { first, last, primary, replicas } in shares(reply, teller)? {
+            layout.ranges.push((first..=last, primary));
+            layout.replicas.extend(replicas);
         }
         (!layout.ranges.is_empty()).then_some(layout)
     }
+}
+
+/// What `teller` answered to CLUSTER SLOTS: of each range its first and last slot, its primary, its replicas; each
+/// server as host, port, id and more. A host that is nothing or empty is the teller's.
+pub(super) fn shares(reply: &Reply, teller: &Address) -> Option<Vec<Share>> {
+    let Reply::List(ranges) = reply else { return None };
+    let server = |fields: &Reply| {
+        let Reply::List(fields) = fields else { return None };
+        let host = fields.first()?.text().unwrap_or_default().to_owned();
+        let port = u16::try_from(fields.get(1)?.integer()?).ok().filter(|port| *port > 0)?;
+        (host != "?").then(|| Address::Tcp { host, port }.or_host_of(teller))
+    };
+    let slot = |field: &Reply| u16::try_from(field.integer()?).ok().filter(|slot| usize::from(*slot) < SLOTS);
+    let share = |range: &Reply| {
+        let Reply::List(fields) = range else { return None };
+        let (first, last) = (slot(fields.first()?)?, slot(fields.get(1)?)?);
+        let replicas = fields.iter().skip(3).filter_map(server).collect();
+        Some(Share { first, last, primary: server(fields.get(2)?)?, replicas })
+    };
+    ranges.iter().map(share).collect()
 }
 
 /// Asks for the map when somebody wants it, and now and then.

@@ -8,7 +8,8 @@
 //! that answers nothing costs only what is asked of it. One server, or the primary that sentinels name, is a map with one
 //! owner. `wire` is how commands and replies look on the way.
 //!
-//! What may be written only if nobody wrote meanwhile (`change`) goes over connections of its own (`line`).
+//! What may be written only if nobody wrote meanwhile (`change`) goes over connections of its own (`line`). Who looks at
+//! servers from outside has one to each as well (`servers`).
 //!
 //! Never here: a key, a script's text, what a reply means.
 
@@ -31,7 +32,11 @@ use self::node::Node;
 use crate::store::StoreError;
 
 pub(super) use self::change::Change;
-pub(super) use self::command::{Command, NOT_ALLOWED, Reply, Script};
+pub use self::command::Reply;
+pub(super) use self::command::{Command, NOT_ALLOWED, Script};
+pub use self::map::Share;
+pub use self::place::Address;
+pub use self::servers::{Mode, Question, Server, Servers, Trouble};
 pub(super) use self::wire::Request;
 
 mod change;
@@ -42,6 +47,7 @@ mod memory;
 mod node;
 mod pipe;
 mod place;
+mod servers;
 mod slowlog;
 mod wire;
 

@@ -2,6 +2,7 @@
 //!
 //! Never here: a connection.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ const PIPELINE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where one server is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Address {
+pub enum Address {
     /// A name or a number, and a port.
     Tcp {
         /// Without brackets.
@@ -67,6 +68,17 @@ impl Address {
                 Self::Tcp { host: theirs.clone(), port }
             }
             (address, _) => address,
+        }
+    }
+}
+
+/// `HOST:PORT`, or a path.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
         }
     }
 }
