@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
+use crate::clock::Clock;
 use crate::config::{self, Flags, Problems, SETTINGS, Secret, Setting, Settings, redact};
 use crate::fleet::client::Pass;
 use crate::keys::{self, KeyFile, KeyId, Scope};
 use crate::plan::{Demand, Kind, Plan};
-use crate::{app, fleet, plan};
+use crate::{app, doctor, fleet, plan};
 
 /// It was tried and something failed.
 const FAILED: u8 = 1;
@@ -82,6 +83,13 @@ pub fn command() -> Command {
                         .about("Puts them into their store; what succeeds leaves the file")
                         .args(flags_of(config::Command::DeadLetterReplay)),
                 ),
+        )
+        .subcommand(
+            Command::new("doctor")
+                .about(
+                    "Audits any Redis for what the service needs and what makes it slow; exit 1 if anything is wrong",
+                )
+                .args(flags_of(config::Command::Doctor)),
         )
         .subcommand(key_command())
         .subcommand(
@@ -228,6 +236,7 @@ pub async fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             Err(problems) => Err(problems.into()),
         },
         Some(("deadletter", matches)) => dead_letter(matches).await,
+        Some(("doctor", matches)) => look_at_redis(matches).await,
         Some(("key", matches)) => key(matches),
         Some(("plan", matches)) => make_plan(matches),
         Some(("config", matches)) => check(matches),
@@ -323,6 +332,18 @@ fn key(matches: &ArgMatches) -> anyhow::Result<bool> {
         _ => unreachable!("the grammar knows no other command"),
     }
     Ok(true)
+}
+
+async fn look_at_redis(matches: &ArgMatches) -> anyhow::Result<bool> {
+    let (config, warnings) = settings(matches, config::Command::Doctor)?.doctor()?;
+    for warning in warnings {
+        complain(&format!("warning: {warning}"));
+    }
+    let options = doctor::Options { url: config.redis.expose().to_owned(), ca: config.ca, prefix: config.prefix };
+    let report = doctor::examine(&options, &Clock::system()).await?;
+    let text = if config.json { format!("{}\n", report.json()) } else { report.to_string() };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(report.number(doctor::Severity::Wrong) == 0)
 }
 
 fn make_plan(matches: &ArgMatches) -> anyhow::Result<bool> {

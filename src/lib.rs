@@ -27,7 +27,7 @@
 //!
 //! Beside the flow: [`keys`] (who may call), [`clock`] (injected), [`cutoff`] (what is over, by that clock and by a store's own), [`config`] and
 //! [`cli`] (flag, variable, file, default), [`telemetry`] (logs and metrics), [`fleet`] (simulate and replay: clients of the HTTP contract and of nothing else), [`plan`] (what
-//! a fleet needs, reckoned from what was measured).
+//! a fleet needs, reckoned from what was measured), [`doctor`] (whether a Redis is fit for the service; it only reads).
 //!
 //! # Invariants
 //!
@@ -48,6 +48,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod cutoff;
+pub mod doctor;
 pub mod erasure;
 pub mod fleet;
 pub mod health;

@@ -94,6 +94,19 @@ pub struct ReplayConfig {
     pub now: bool,
 }
 
+/// What `geotrail doctor` runs with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DoctorConfig {
+    /// The Redis to look at.
+    pub redis: SecretUrl,
+    /// The certificates to trust where it is reached by TLS; `None`: those of the system.
+    pub ca: Option<PathBuf>,
+    /// What the keys of geotrail begin with.
+    pub prefix: String,
+    /// Whether what was found is printed as JSON.
+    pub json: bool,
+}
+
 impl Settings {
     /// For `serve`: also checks what no setting can check by itself.
     pub fn serve(&self) -> Result<ServeConfig, Problems> {
@@ -240,6 +253,63 @@ impl Settings {
             })
         };
         config().map_err(|problem| Problems(vec![problem]))
+    }
+
+    /// For `doctor`; and what whoever starts it should know.
+    pub fn doctor(&self) -> Result<(DoctorConfig, Vec<String>), Problems> {
+        let mut warnings = Vec::new();
+        let config = self.try_doctor(&mut warnings).map_err(|problem| Problems(vec![problem]))?;
+        Ok((config, warnings))
+    }
+
+    fn try_doctor(&self, warnings: &mut Vec<String>) -> Result<DoctorConfig, Problem> {
+        let redis = self.redis(warnings)?;
+        let ca = self.read("redis-ca", |text| Ok(PathBuf::from(text)))?;
+        if ca.is_some() && !redis.asks_for_tls() {
+            return Err(Problem::Conflict(format!(
+                "{}: says whom to trust, but Redis is not reached by TLS; its URL would begin with rediss",
+                self.place("redis-ca")
+            )));
+        }
+        let prefix = self.read_or_default("redis-prefix", |text| Ok(text.to_owned()))?;
+        Ok(DoctorConfig { redis, ca, prefix, json: self.is_on("json") })
+    }
+
+    /// The Redis to look at: `redis_file` if whoever names it outranks whoever names `redis`.
+    fn redis(&self, warnings: &mut Vec<String>) -> Result<SecretUrl, Problem> {
+        let (named, file) = (self.get("redis"), self.get("redis-file"));
+        match (named, file) {
+            (Some(named), Some(file)) if rank(&file.source) == rank(&named.source) => {
+                Err(Problem::Conflict(format!(
+                    "{} and {}: both say where Redis is; give one",
+                    self.place("redis"),
+                    self.place("redis-file")
+                )))
+            }
+            (named, Some(file)) if named.is_none_or(|named| file.source > named.source) => {
+                let path = PathBuf::from(&file.text);
+                let text = std::fs::read_to_string(&path)
+                    .map_err(|error| Problem::Unreadable { path: path.clone(), reason: error.to_string() })?;
+                settings::redis(&text).map_err(|reason| Problem::Wrong {
+                    source_of: Source::File(path, 1),
+                    key: "redis".to_owned(),
+                    reason,
+                })
+            }
+            _ => {
+                let missing = "--redis: say which Redis to look at, such as redis://127.0.0.1:6379";
+                let redis = self.read("redis", settings::redis)?;
+                let redis = redis.ok_or_else(|| Problem::Conflict(missing.to_owned()))?;
+                if redis.has_secret() && named.is_some_and(|named| matches!(named.source, Source::Flag(_))) {
+                    warnings.push(
+                        "--redis holds a password that every process of this machine can see; give it in \
+                         GEOTRAIL_REDIS or in --redis-file"
+                            .to_owned(),
+                    );
+                }
+                Ok(redis)
+            }
+        }
     }
 
     /// Every setting in force as a line of TOML with who said so, secrets hidden.

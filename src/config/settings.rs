@@ -28,6 +28,8 @@ pub enum Command {
     DeadLetterReplay,
     /// `geotrail key new`, `list` and `revoke`
     Key,
+    /// `geotrail doctor`
+    Doctor,
 }
 
 /// One setting: `--data-dir`, `GEOTRAIL_DATA_DIR` and `data_dir` are the same.
@@ -89,6 +91,10 @@ const REPLAY: &[Command] = &[Command::Replay];
 /// Whoever works on API keys.
 const KEYS: &[Command] = &[Command::Serve, Command::Key];
 const CLIENTS: &[Command] = &[Command::Simulate, Command::Replay];
+const DOCTOR: &[Command] = &[Command::Doctor];
+/// Whoever speaks of the keys in Redis.
+const PREFIX: &[Command] =
+    &[Command::Serve, Command::Rebuild, Command::Verify, Command::DeadLetterReplay, Command::Doctor];
 
 /// Every setting there is.
 pub static SETTINGS: &[Setting] = &[
@@ -146,7 +152,7 @@ pub static SETTINGS: &[Setting] = &[
         value: Some("PREFIX"),
         default: Some("geotrail"),
         help: "What every Redis key begins with: 1 to 32 of A-Z a-z 0-9 _ -",
-        commands: STORES,
+        commands: PREFIX,
         check: redis_prefix,
     },
     Setting {
@@ -154,8 +160,32 @@ pub static SETTINGS: &[Setting] = &[
         value: Some("FILE"),
         default: None,
         help: "The certificates to trust where the URL of Redis asks for TLS; without it, those of the system",
-        commands: SERVE,
+        commands: &[Command::Serve, Command::Doctor],
         check: |text| if text.is_empty() { Err("expected a file".to_owned()) } else { Ok(()) },
+    },
+    Setting {
+        name: "redis",
+        value: Some("URL"),
+        default: None,
+        help: "The Redis to look at: redis://, rediss://, redis-cluster://, redis-sentinel://, redis+unix://",
+        commands: DOCTOR,
+        check: |text| redis(text).map(drop),
+    },
+    Setting {
+        name: "redis-file",
+        value: Some("FILE"),
+        default: None,
+        help: "A file that holds the value of --redis, so that its password shows nowhere",
+        commands: DOCTOR,
+        check: |text| if text.is_empty() { Err("expected a file".to_owned()) } else { Ok(()) },
+    },
+    Setting {
+        name: "json",
+        value: None,
+        default: Some("false"),
+        help: "Print one object of JSON in the place of text",
+        commands: DOCTOR,
+        check: |text| switch(text).map(drop),
     },
     Setting {
         name: "keys",
@@ -347,16 +377,26 @@ fn store(text: &str) -> Result<StoreChoice, String> {
     if text == "embedded" {
         return Ok(StoreChoice::Embedded);
     }
-    let (scheme, rest) =
-        text.split_once("://").filter(|(scheme, _)| STORE_SCHEMES.contains(scheme)).ok_or_else(|| {
-            format!("expected `embedded`, or a URL that begins with {}://", STORE_SCHEMES[..7].join("://, "))
-        })?;
+    redis_or(text, "`embedded`, or ").map(StoreChoice::Redis)
+}
+
+/// Where a Redis is.
+pub(super) fn redis(text: &str) -> Result<SecretUrl, String> {
+    redis_or(text.trim(), "")
+}
+
+/// The same, where something else would do too.
+fn redis_or(text: &str, other: &str) -> Result<SecretUrl, String> {
+    let (scheme, rest) = text
+        .split_once("://")
+        .filter(|(scheme, _)| STORE_SCHEMES.contains(scheme))
+        .ok_or_else(|| format!("expected {other}a URL that begins with {}://", STORE_SCHEMES[..7].join("://, ")))?;
     let place_is_fine =
         if scheme.ends_with("+unix") { rest.contains('/') && !rest.ends_with('/') } else { names_a_host(rest) };
     if !place_is_fine || text.chars().any(char::is_whitespace) {
         return Err(format!("expected {scheme}:// and where it is, such as {}", example(scheme)));
     }
-    Ok(StoreChoice::Redis(SecretUrl::new(text)))
+    Ok(SecretUrl::new(text))
 }
 
 fn example(scheme: &str) -> String {
