@@ -9,6 +9,7 @@ mod connections;
 mod crash;
 mod defects;
 mod discretion;
+mod doctor;
 mod durability;
 mod embedded_store;
 mod erasure;

@@ -20,7 +20,7 @@ async fn over_tls(host: &str, port: u16, ca: Option<&Path>) -> Result<(), StoreE
     store.apply(batch(std::slice::from_ref(&point))).await.map(|_| ())
 }
 
-fn has_tls() -> bool {
+pub(crate) fn has_tls() -> bool {
     let help = Command::new("redis-cli").arg("--help").output().expect("redis-cli is installed");
     let has_tls = String::from_utf8_lossy(&[help.stdout, help.stderr].concat()).contains("--tls");
     if !has_tls {
