@@ -103,7 +103,10 @@ pub(super) async fn look(server: &mut Server, servers: &Servers, prefix: &str, c
         Err((asked, trouble)) => {
             let reads: Vec<&Need> = needs.iter().filter(|need| need.reads).copied().collect();
             match by_reading(server, &reads, &key).await {
-                Ok(missing) if !missing.is_empty() => judge(&missing, reads.len(), chart),
+                Ok(missing) if !missing.is_empty() => {
+                    judge(&missing, reads.len(), chart);
+                    chart.unseen(PERMISSIONS, asked, &trouble);
+                }
                 Ok(_) => {
                     let found = chart.unseen(PERMISSIONS, asked, &trouble);
                     let also = format!("; the {} commands that only read may be run", reads.len());

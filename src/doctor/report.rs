@@ -71,7 +71,7 @@ impl Finding {
     }
 }
 
-/// Grouped by severity; of what is fine a line each.
+/// Grouped by severity; of what is unseen or fine a line each.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let software = self.software.as_ref().map_or_else(
@@ -89,10 +89,9 @@ impl fmt::Display for Report {
             }
             for Finding { check, node, seen, remedy, .. } in of_group {
                 writeln!(f, "  {:<ids$}  {node:<nodes$}  {seen}", check.id)?;
+                // What is unseen says itself what was refused.
                 if matches!(group, Severity::Wrong | Severity::Warning) {
                     writeln!(f, "  {:<ids$}  why: {}", "", check.why)?;
-                }
-                if !remedy.is_empty() {
                     writeln!(f, "  {:<ids$}  do:  {remedy}", "")?;
                 }
             }
