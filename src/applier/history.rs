@@ -22,7 +22,7 @@ pub struct Stretch {
     pub is_news: bool,
 }
 
-/// Points on their way, out of the middle of the journal.
+/// Points on their way, out of consecutive records of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
     /// By hours, of an hour by drivers, of a driver by time: as they are put in.

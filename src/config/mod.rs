@@ -207,14 +207,8 @@ impl Settings {
 
     fn try_index(&self, warnings: &mut Vec<String>) -> Result<IndexConfig, Problem> {
         let stores = self.stores(warnings)?;
-        let redis_ca = self.read("redis-ca", |text| Ok(PathBuf::from(text)))?;
         let asks_for_tls = |store: &StoreChoice| matches!(store, StoreChoice::Redis(url) if url.asks_for_tls());
-        if redis_ca.is_some() && !stores.iter().any(asks_for_tls) {
-            return Err(Problem::Conflict(format!(
-                "{}: says whom to trust, but no store is reached by TLS; its URL would begin with rediss",
-                self.place("redis-ca")
-            )));
-        }
+        let redis_ca = self.redis_ca(stores.iter().any(asks_for_tls))?;
         Ok(IndexConfig {
             data_dir: self.read_or_default("data-dir", |text| Ok(PathBuf::from(text)))?,
             stores,
@@ -223,6 +217,18 @@ impl Settings {
             redis_prefix: self.read_or_default("redis-prefix", |text| Ok(text.to_owned()))?,
             shard_resolution: self.read_or_default("shard-resolution", settings::shard_resolution)?,
         })
+    }
+
+    /// The certificates to trust, given whether any Redis is asked for that.
+    fn redis_ca(&self, is_used: bool) -> Result<Option<PathBuf>, Problem> {
+        let ca = self.read("redis-ca", |text| Ok(PathBuf::from(text)))?;
+        if ca.is_some() && !is_used {
+            return Err(Problem::Conflict(format!(
+                "{}: says whom to trust, but Redis is not reached by TLS; its URL would begin with rediss",
+                self.place("redis-ca")
+            )));
+        }
+        Ok(ca)
     }
 
     /// For `simulate`.
@@ -264,13 +270,7 @@ impl Settings {
 
     fn try_doctor(&self, warnings: &mut Vec<String>) -> Result<DoctorConfig, Problem> {
         let redis = self.redis(warnings)?;
-        let ca = self.read("redis-ca", |text| Ok(PathBuf::from(text)))?;
-        if ca.is_some() && !redis.asks_for_tls() {
-            return Err(Problem::Conflict(format!(
-                "{}: says whom to trust, but Redis is not reached by TLS; its URL would begin with rediss",
-                self.place("redis-ca")
-            )));
-        }
+        let ca = self.redis_ca(redis.asks_for_tls())?;
         let prefix = self.read_or_default("redis-prefix", |text| Ok(text.to_owned()))?;
         Ok(DoctorConfig { redis, ca, prefix, json: self.is_on("json") })
     }

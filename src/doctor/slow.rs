@@ -109,9 +109,9 @@ fn slow_log(entries: &[Entry], now_s: i64, chart: &mut Chart) {
         *number += 1;
         *longest = (*longest).max(entry.took_us);
     }
-    let entries_shown = count(entries.len() as u64, "entry").replace("entrys", "entries");
+    let noted = count(entries.len() as u64, "command");
     if names.is_empty() {
-        let seen = format!("{entries_shown}, none of the last 24 hours that took a millisecond");
+        let seen = format!("{noted} noted, none of the last 24 hours that took a millisecond");
         chart.fine(SLOW_LOG, &seen).figure("entries", entries.len() as u64);
         return;
     }
@@ -121,7 +121,7 @@ fn slow_log(entries: &[Entry], now_s: i64, chart: &mut Chart) {
         .iter()
         .map(|(name, (number, longest))| format!("{} {number} times, at most {}", name.to_uppercase(), ms(*longest)))
         .collect();
-    let seen = format!("{entries_shown}; of the last 24 hours: {}", shown.join("; "));
+    let seen = format!("{noted} noted; of the last 24 hours: {}", shown.join("; "));
     let mut remedies: Vec<String> = Vec::new();
     let mut severity = Severity::Warning;
     for (name, (_, longest)) in &worst {

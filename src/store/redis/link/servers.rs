@@ -122,11 +122,6 @@ impl Server {
         }
     }
 
-    /// Where it is.
-    pub const fn address(&self) -> &Address {
-        &self.address
-    }
-
     /// Why nothing can be asked any more, if the connection broke.
     pub fn ended(&self) -> Option<&str> {
         self.ended.as_deref()
