@@ -13,7 +13,7 @@ use crate::redis_store_races::{ONE, TWO, assert_keys, connected, fleet};
 use crate::sharding::resolution;
 
 /// One driver, so one transaction.
-fn somebody(step: i32, seconds: i64) -> Vec<Point> {
+pub(crate) fn somebody(step: i32, seconds: i64) -> Vec<Point> {
     fleet(0, step, seconds)[..1].to_vec()
 }
 
@@ -21,15 +21,17 @@ fn writer_keys(server: &RedisServer) -> Vec<String> {
     server.keys().into_iter().filter(|key| key.ends_with(":writer")).collect()
 }
 
-/// What the only key of its kind says.
+/// What the key says that is beside the only roster.
 fn writer(server: &RedisServer) -> String {
     let keys = writer_keys(server);
+    let with_roster = |key: &&String| server.keys().contains(&key.replace(":writer", ":roster"));
+    let keys: Vec<&String> = keys.iter().filter(with_roster).collect();
     assert_eq!(keys.len(), 1, "{keys:?}");
-    server.cli(&["GET", &keys[0]]).trim().into()
+    server.cli(&["GET", keys[0]]).trim().into()
 }
 
 /// Transactions that were carried out or dropped.
-fn transactions(server: &RedisServer) -> u64 {
+pub(crate) fn transactions(server: &RedisServer) -> u64 {
     let stats = server.cli(&["INFO", "commandstats"]);
     let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_exec:calls="));
     calls.and_then(|calls| calls.split(',').next()?.parse().ok()).unwrap_or_default()

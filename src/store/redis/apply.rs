@@ -15,7 +15,6 @@
 //! Never here: repetition (the applier repeats a batch that failed), how a transaction is tried again (`link`).
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -29,7 +28,7 @@ use super::marks::Attempt;
 use super::mirror::Mirror;
 use super::newest::corrupt;
 use super::shard::{Layout, Shard};
-use super::writer::{Found, Turn};
+use super::writer::{Claim, Found, Turn};
 use super::{Index, changes, packed};
 use crate::model::{Cell, Fix, QuadCell};
 use crate::store::{Applied, Batch, StoreError};
@@ -60,14 +59,8 @@ pub(super) struct Move {
     pub(super) to: Cell,
     /// Those that it has yet to leave.
     pub(super) from: Vec<Cell>,
-}
-
-impl Slice<'_, '_> {
-    /// Counts a slice that was written, by what Redis answered.
-    fn count(&self, attempt: &mut Attempt, answers: Vec<Reply>) -> Result<(), StoreError> {
-        let count = answers.into_iter().next().ok_or_else(|| corrupt("a transaction answered nothing"))?;
-        attempt.called(self.bucket, count).map(drop)
-    }
+    /// Its fix there, packed.
+    pub(super) fix: Vec<u8>,
 }
 
 impl Index {
@@ -87,11 +80,11 @@ impl Index {
             slices.iter().map(|slice| self.write(&turn, &attempt, slice, batch.repeated)).collect();
         let mut written = Vec::with_capacity(slices.len());
         for (slice, (moves, answers)) in slices.iter().zip(self.link.change(&writes, connections).await?) {
-            slice.count(&mut attempt, answers)?;
+            count(&mut attempt, slice.bucket, answers)?;
             written.push(moves);
         }
         if let Layout::Sharded(_) = self.keys.layout() {
-            self.put_in_places(&mut attempt, &slices, written).await?;
+            self.put_in_places(&turn, connections, &mut attempt, &slices, written).await?;
         }
         let applied = if attempt.is_owed() { Applied::Partly } else { Applied::Whole };
         self.complete(attempt, batch.end).await?;
@@ -127,12 +120,11 @@ impl Index {
         let newest = slice.drivers.iter().map(|folded| folded.newest().ts).max().expect("a slice is never empty");
         let track = keys.tracks(bucket);
         let mut watched: Vec<Bytes> = slice.drivers.iter().map(|folded| track(folded.driver)).collect();
-        // What a repetition finds in tracks must be there when it writes what they lack.
-        let is_alone = !is_repeated && turn.is_alone(bucket);
+        let claim = turn.claim(keys, bucket, is_repeated);
         // That one goes which is not watched must not keep it from having an expiry.
-        let unwatched: &[Bytes] = if is_alone { &watched } else { &[] };
+        let unwatched: &[Bytes] = if claim.is_alone() { &watched } else { &[] };
         let mut note = Command::script(&self.note, [&[last, marks], unwatched].concat());
-        watched.push(keys.writer(bucket));
+        watched.push(claim.key().clone());
         for expiry in expiries {
             note = note.number(expiry);
         }
@@ -140,8 +132,7 @@ impl Index {
             keys,
             bucket,
             drivers: slice.drivers,
-            turn,
-            is_alone: AtomicBool::new(is_alone),
+            claim,
             watched,
             fixes: keys.fixes(bucket),
             changes: keys.changes(bucket),
@@ -158,9 +149,7 @@ struct Write<'b> {
     keys: &'b Keys,
     bucket: Shard,
     drivers: &'b [Folded<'b>],
-    turn: &'b Turn<'b>,
-    /// Whether nobody else is thought to write the shard.
-    is_alone: AtomicBool,
+    claim: Claim<'b>,
     /// Their tracks, and what names its writer.
     watched: Vec<Bytes>,
     fixes: Bytes,
@@ -178,11 +167,11 @@ impl Change for Write<'_> {
 
     /// Every write of a driver touches its track.
     fn watched(&self) -> &[Bytes] {
-        if self.is_alone.load(Ordering::Relaxed) { &self.watched[self.drivers.len()..] } else { &self.watched }
+        if self.claim.is_alone() { &self.watched[self.drivers.len()..] } else { &self.watched }
     }
 
     fn look(&self, request: &mut Request) {
-        request.command("GET", 1).arg(self.writer());
+        self.claim.look(request);
         if let Some(held) = &self.held {
             for (track, held) in self.tracks().iter().zip(&*held.lock()) {
                 for (first, last) in held.parts() {
@@ -211,15 +200,10 @@ impl Change for Write<'_> {
     fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Option<Moves>, StoreError> {
         let mut seen = seen.into_iter();
         let mut next = || seen.next().ok_or_else(|| corrupt("a look was not answered"));
-        let is_alone = self.is_alone.load(Ordering::Relaxed);
-        let named = match self.turn.found(self.bucket, next()?.bytes()?.as_deref(), is_alone) {
-            Found::Right => None,
-            Found::Becomes(name) => Some(name),
-            Found::NotOurs => {
-                self.is_alone.store(false, Ordering::Relaxed);
-                return Ok(None);
-            }
-        };
+        let found = self.claim.found(next()?)?;
+        if found == Found::NotOurs {
+            return Ok(None);
+        }
         let hour = self.bucket.hour();
         // Each track that a chunk may make gets its expiry with it.
         let mut is_expiring = true;
@@ -276,7 +260,7 @@ impl Change for Write<'_> {
                 if !from.is_empty() {
                     left.push((driver, from.iter().map(Cell::to_string).collect::<Vec<_>>().join(",")));
                 }
-                moves.push(Some(Move { to, from }));
+                moves.push(Some(Move { to, from, fix: packed.clone() }));
             } else {
                 places.push((score(fix).to_string(), driver));
             }
@@ -302,10 +286,7 @@ impl Change for Write<'_> {
             changes::tell(&self.changes, self.keys.layout().buckets(), self.by, &fixes, request);
             self.expire(&self.changes, request);
         }
-        if let Some(name) = named {
-            let expiry = self.keys.expires_at_s(self.bucket, self.writer());
-            request.command("SET", 4).arg(self.writer()).arg(name).arg("EXAT").number(expiry);
-        }
+        self.claim.write(found, request);
         Ok(Some(moves))
     }
 
@@ -318,10 +299,6 @@ impl Change for Write<'_> {
 impl Write<'_> {
     fn tracks(&self) -> &[Bytes] {
         &self.watched[..self.drivers.len()]
-    }
-
-    fn writer(&self) -> &Bytes {
-        &self.watched[self.drivers.len()]
     }
 
     /// Asks what a hash has of each driver.
@@ -348,6 +325,12 @@ impl Write<'_> {
     fn expire(&self, key: &Bytes, request: &mut Request) {
         request.command("EXPIREAT", 2).arg(key).number(self.keys.expires_at_s(self.bucket, key));
     }
+}
+
+/// Counts a transaction that was made in `shard`, by what Redis answered.
+pub(super) fn count(attempt: &mut Attempt, shard: Shard, answers: Vec<Reply>) -> Result<(), StoreError> {
+    let count = answers.into_iter().next().ok_or_else(|| corrupt("a transaction answered nothing"))?;
+    attempt.called(shard, count).map(drop)
 }
 
 /// Cells, out of their names joined by commas.

@@ -71,7 +71,10 @@ impl Index {
         let removals = match shard.part() {
             Part::Whole => bucket().into_iter().chain(place()).collect(),
             Part::Bucket(_) => bucket().into_iter().chain([(self.keys.leaving(shard), "HDEL")]).collect(),
-            Part::Place(_) => [(self.keys.seen(shard), "HDEL")].into_iter().chain(place()).collect::<Vec<_>>(),
+            Part::Place(_) => {
+                let rest = [(self.keys.seen(shard), "HDEL"), (self.keys.writer(shard), "TOUCH")];
+                rest.into_iter().chain(place()).collect::<Vec<_>>()
+            }
         };
         let (keys, commands): (Vec<Bytes>, Vec<&str>) = removals.into_iter().unzip();
         let keys = std::iter::once(self.keys.marks(shard)).chain(keys).collect();

@@ -154,7 +154,9 @@ impl Keys {
                 return vec![(self.cells(shard), Exists), (self.cells(shard), Set), (self.atlas(shard), List)];
             }
             (Part::Bucket(_), _) => {}
-            (Part::Place(_), _) => return std::iter::once((self.seen(shard), Exists)).chain(place).collect(),
+            (Part::Place(_), _) => {
+                return [(self.seen(shard), Exists), (self.writer(shard), Not)].into_iter().chain(place).collect();
+            }
         }
         bucket
     }

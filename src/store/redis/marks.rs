@@ -65,6 +65,11 @@ impl Attempt {
         Self { name, calls: BTreeMap::new(), lost: BTreeSet::new(), start, is_repeated, away: BTreeMap::new() }
     }
 
+    /// Whether its points may have come before.
+    pub(super) const fn is_repeated(&self) -> bool {
+        self.is_repeated
+    }
+
     /// Whether something was left out of it.
     pub(super) fn is_owed(&self) -> bool {
         self.away.values().any(|is_away| *is_away)

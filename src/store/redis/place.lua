@@ -1,5 +1,6 @@
 -- Tells a cell who is in it and who has left it. Of what is known of a driver here, the newest fix holds: a late one
--- neither brings back who has left, nor takes away who has come back. Returns a list of what `count_call` does.
+-- neither brings back who has left, nor takes away who has come back. Told of nobody, it only counts. Returns a list of what
+-- `count_call` does.
 --
 -- KEYS: positions, drivers, seen, marks. ARGV: when each of them expires (s), the instance, this attempt, the attempt
 --       known to be complete, what was reached then, whether it may have come before; then for each driver: id,
@@ -16,7 +17,7 @@ for at = FIRST, #ARGV, FIELDS do
   count = count + 1
   ids[count] = ARGV[at]
 end
-local stored = redis.call('HMGET', KEYS[3], unpack(ids))
+local stored = count > 0 and redis.call('HMGET', KEYS[3], unpack(ids))
 
 -- Counted by hand: `#` would look for the end of the table each time.
 local positions, here, gone, seen = {}, {}, {}, {}

@@ -6,18 +6,24 @@
 //! come late, or at the same time, or again after a crash in between, leave the same; and whoever reads the bucket
 //! beside a cell meets the driver once, wherever the write stands.
 //!
+//! Whether a cell was told something newer, a script finds out (`place.lua`). As long as one process alone tells it
+//! anything (`writer`), it never was, since what a bucket takes for the newest later is told later: then plain commands do.
+//!
 //! Never here: which fix is the newest (`apply` says).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::apply::{Move, Moves, Slice, score};
-use super::link::Command;
+use super::Index;
+use super::apply::{Move, Moves, Slice, count, score};
+use super::keys::Keys;
+use super::link::{Change, Command, Reply, Request};
 use super::marks::Attempt;
-use super::newest::id;
+use super::newest::{corrupt, id};
 use super::shard::Shard;
-use super::{Index, packed};
+use super::writer::{Claim, Found, Turn};
+use crate::model::DriverId;
 use crate::store::StoreError;
 
 /// The text of the script that tells a cell.
@@ -32,41 +38,44 @@ pub(super) const LEFT: &str = include_str!("left.lua");
 
 /// Drivers in one call of either script.
 const DRIVERS_PER_CALL: usize = 20;
+/// Drivers in one transaction of plain commands.
+const DRIVERS_PER_COMMAND: usize = 100;
 
-/// What a cell is told of a driver.
-struct Visit {
-    driver: Bytes,
+/// What a cell is to be told of a driver.
+#[derive(Debug)]
+struct Visit<'b> {
+    cell: Shard,
+    driver: &'b DriverId,
     /// Where in the cell; `None`: elsewhere.
     score: Option<u64>,
-    fix: Bytes,
+    fix: Vec<u8>,
 }
 
 impl Index {
     /// Tells the cells what the buckets answered.
     pub(super) async fn put_in_places(
         &self,
+        turn: &Turn<'_>,
+        connections: u64,
         attempt: &mut Attempt,
         slices: &[Slice<'_, '_>],
         written: Vec<Moves>,
     ) -> Result<(), StoreError> {
-        let mut places: BTreeSet<_> = BTreeSet::new();
-        let mut here: BTreeMap<Shard, Vec<Visit>> = BTreeMap::new();
-        let mut gone: BTreeMap<Shard, Vec<Visit>> = BTreeMap::new();
+        let (mut here, mut gone, mut places) = (Vec::new(), Vec::new(), BTreeSet::new());
         let mut left: BTreeMap<Shard, Vec<(Bytes, Bytes)>> = BTreeMap::new();
         for (slice, moves) in slices.iter().zip(written) {
             let hour = slice.bucket.hour();
             for (folded, moved) in slice.drivers.iter().zip(moves) {
                 // A driver with a newer fix is whoever's brought that.
-                let Some(Move { to, from }) = moved else { continue };
-                let newest = folded.newest();
-                let (driver, fix) = (id(folded.driver), Bytes::from(packed::pack(hour, newest)));
+                let Some(Move { to, from, fix }) = moved else { continue };
+                let driver = folded.driver;
+                let visit = |cell, score| Visit { cell: Shard::place(hour, cell), driver, score, fix: fix.clone() };
                 if !self.atlas.is_told(hour, to) && !self.owes(attempt, Shard::whole(hour)) {
                     places.insert((hour, to));
                 }
-                let visit = Visit { driver: driver.clone(), score: Some(score(newest)), fix: fix.clone() };
                 let mut owed = self.owes(attempt, Shard::place(hour, to));
                 if !owed {
-                    here.entry(Shard::place(hour, to)).or_default().push(visit);
+                    here.push(visit(to, Some(score(folded.newest()))));
                 }
                 if from.is_empty() {
                     continue;
@@ -74,28 +83,22 @@ impl Index {
                 for cell in from {
                     if self.owes(attempt, Shard::place(hour, cell)) {
                         owed = true;
-                        continue;
+                    } else {
+                        gone.push(visit(cell, None));
                     }
-                    let visit = Visit { driver: driver.clone(), score: None, fix: fix.clone() };
-                    gone.entry(Shard::place(hour, cell)).or_default().push(visit);
                 }
                 // What a cell was not told stays in `leaving`, for the repetition to tell.
                 if !owed {
-                    left.entry(slice.bucket).or_default().push((driver, fix));
+                    left.entry(slice.bucket).or_default().push((id(driver), fix.into()));
                 }
             }
         }
         self.tell(attempt, &places).await?;
-        for visits in [here, gone] {
-            let (mut shards, mut calls) = (Vec::new(), Vec::new());
-            for (shard, visits) in visits {
-                for visits in visits.chunks(DRIVERS_PER_CALL) {
-                    shards.push(shard);
-                    calls.push(self.visits(attempt, shard, visits));
-                }
-            }
-            for (shard, reply) in shards.into_iter().zip(self.in_pipelines(calls).await?) {
-                attempt.called(shard, reply)?;
+        for mut visits in [here, gone] {
+            visits.sort_by_key(|visit| visit.cell);
+            let messages = self.messages(turn, attempt, &visits);
+            for (message, ((), answers)) in messages.iter().zip(self.link.change(&messages, connections).await?) {
+                count(attempt, message.to, answers)?;
             }
         }
         let calls = left.into_iter().flat_map(|(shard, drivers)| {
@@ -109,19 +112,110 @@ impl Index {
         Ok(())
     }
 
-    fn visits(&self, attempt: &Attempt, shard: Shard, visits: &[Visit]) -> Command {
-        let keys =
-            [self.keys.positions(shard), self.keys.drivers(shard), self.keys.seen(shard), self.keys.marks(shard)];
-        let expiries = keys.each_ref().map(|key| self.keys.expires_at_s(shard, key));
-        let mut call = Command::script(&self.place, keys.into());
-        for expiry in expiries {
-            call = call.number(expiry);
+    /// Cuts what cells are to be told into messages. In each all are here, or all are elsewhere.
+    fn messages<'b>(&'b self, turn: &'b Turn<'_>, attempt: &Attempt, visits: &'b [Visit<'b>]) -> Vec<Message<'b>> {
+        let mut messages = Vec::new();
+        for visits in visits.chunk_by(|a, b| a.cell == b.cell) {
+            let to = visits[0].cell;
+            let claim = || turn.claim(&self.keys, to, attempt.is_repeated());
+            let most = if claim().is_alone() { DRIVERS_PER_COMMAND } else { DRIVERS_PER_CALL };
+            let cut =
+                |visits| Message { keys: &self.keys, to, visits, claim: claim(), call: self.telling(attempt, to) };
+            messages.extend(visits.chunks(most).map(cut));
         }
-        call = self.counting(call, attempt, shard);
-        for Visit { driver, score, fix } in visits {
-            let score = score.map_or_else(String::new, |score| score.to_string());
-            call = call.arg(driver.clone()).arg(score).arg(fix.clone());
-        }
-        call
+        messages
     }
+
+    /// A call of `place.lua` that tells of nobody yet.
+    fn telling(&self, attempt: &Attempt, place: Shard) -> Command {
+        let keys =
+            [self.keys.positions(place), self.keys.drivers(place), self.keys.seen(place), self.keys.marks(place)];
+        let expiries = keys.each_ref().map(|key| self.keys.expires_at_s(place, key));
+        let telling = expiries.iter().fold(Command::script(&self.place, keys.into()), Command::number);
+        self.counting(telling, attempt, place)
+    }
+}
+
+/// What a cell is told at once, on its way.
+struct Message<'b> {
+    keys: &'b Keys,
+    to: Shard,
+    visits: &'b [Visit<'b>],
+    claim: Claim<'b>,
+    /// A call of `place.lua` that tells of nobody.
+    call: Command,
+}
+
+impl Message<'_> {
+    /// Leaves it to the script what of it is new.
+    fn ask(&self, request: &mut Request) {
+        let call = self.visits.iter().fold(self.call.clone(), |call, Visit { driver, score, fix, .. }| {
+            let score = score.map_or_else(String::new, |score| score.to_string());
+            call.arg(id(driver)).arg(score).arg(fix.clone())
+        });
+        request.add(&call);
+    }
+
+    /// Says it, and lets the script do no more than count.
+    fn say(&self, request: &mut Request) {
+        request.add(&self.call);
+        let [positions, drivers, seen] =
+            [Keys::positions, Keys::drivers, Keys::seen].map(|key| key(self.keys, self.to));
+        let scores: Option<Vec<u64>> = self.visits.iter().map(|visit| visit.score).collect();
+        if let Some(scores) = scores {
+            request.command("ZADD", 2 * self.visits.len() + 1).arg(&positions);
+            for (score, visit) in scores.into_iter().zip(self.visits) {
+                request.number(score).arg(visit.driver.as_str());
+            }
+            self.with_drivers("SADD", &drivers, request);
+        } else {
+            self.with_drivers("ZREM", &positions, request);
+            self.with_drivers("SREM", &drivers, request);
+        }
+        request.command("HSET", 2 * self.visits.len() + 1).arg(&seen);
+        for visit in self.visits {
+            request.arg(visit.driver.as_str()).arg(&visit.fix);
+        }
+        // Any of them may be new, or have been emptied since.
+        for key in [positions, drivers, seen] {
+            request.command("EXPIREAT", 2).arg(&key).number(self.keys.expires_at_s(self.to, &key));
+        }
+    }
+
+    /// Adds a command on a key whose arguments are the drivers.
+    fn with_drivers(&self, name: &str, key: &Bytes, request: &mut Request) {
+        request.command(name, self.visits.len() + 1).arg(key);
+        for visit in self.visits {
+            request.arg(visit.driver.as_str());
+        }
+    }
+}
+
+impl Change for Message<'_> {
+    type Made = ();
+
+    fn watched(&self) -> &[Bytes] {
+        std::slice::from_ref(self.claim.key())
+    }
+
+    fn look(&self, request: &mut Request) {
+        self.claim.look(request);
+    }
+
+    fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Option<()>, StoreError> {
+        let named = seen.into_iter().next().ok_or_else(|| corrupt("a look was not answered"))?;
+        let found = self.claim.found(named)?;
+        if found == Found::NotOurs {
+            return Ok(None);
+        }
+        if self.claim.is_alone() {
+            self.say(request);
+        } else {
+            self.ask(request);
+        }
+        self.claim.write(found, request);
+        Ok(Some(()))
+    }
+
+    fn made(&self) {}
 }

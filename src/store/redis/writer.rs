@@ -5,7 +5,7 @@
 //! That holds as every transaction of ours
 //! - watches the key, and looks at it: it is dropped if the key was written since;
 //! - writes the key, unless that names its writer, or says that there are several;
-//! - watches the tracks, unless the key names its writer.
+//! - watches the tracks, unless the key names its writer; of a cell, leaves it to a script what is newer (`place`).
 //!
 //! So while a key names a writer nobody else's transaction is executed. Its own are told apart by its *turn*: one batch at a
 //! time, and a new name after one that failed or was given up, of which something may be on its way still.
@@ -13,13 +13,16 @@
 //! Never here: what else a slice looks at or writes.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::keys::Keys;
+use super::link::{Reply, Request};
 use super::shard::Shard;
 use crate::model::Timestamp;
+use crate::store::StoreError;
 
 /// What the key says once more than one process wrote.
 const SEVERAL: &[u8] = b"several";
@@ -41,6 +44,16 @@ pub(super) struct Turn<'a> {
     name: Bytes,
     is_done: bool,
     _one: tokio::sync::MutexGuard<'a, ()>,
+}
+
+/// A change's part in who writes a shard.
+pub(super) struct Claim<'a> {
+    turn: &'a Turn<'a>,
+    shard: Shard,
+    key: Bytes,
+    expires_at_s: i64,
+    /// Whether nobody else is thought to write it: where to begin; the look decides.
+    is_alone: AtomicBool,
 }
 
 /// What follows from who a shard was found to be written by.
@@ -76,13 +89,17 @@ impl Turn<'_> {
         self.is_done = true;
     }
 
-    /// Whether watching the key of `shard` is likely to be enough.
-    pub(super) fn is_alone(&self, shard: Shard) -> bool {
-        self.writers.own.lock().contains(&shard)
+    /// What a change of `shard` must know of who writes it.
+    pub(super) fn claim(&self, keys: &Keys, shard: Shard, is_repeated: bool) -> Claim<'_> {
+        let key = keys.writer(shard);
+        let expires_at_s = keys.expires_at_s(shard, &key);
+        // What a repetition finds must be there still when it writes what is missing.
+        let is_alone = !is_repeated && self.writers.own.lock().contains(&shard);
+        Claim { turn: self, shard, key, expires_at_s, is_alone: AtomicBool::new(is_alone) }
     }
 
     /// Given what the key of `shard` says, and whether the key `is_alone` in being watched.
-    pub(super) fn found(&self, shard: Shard, named: Option<&[u8]>, is_alone: bool) -> Found {
+    fn found(&self, shard: Shard, named: Option<&[u8]>, is_alone: bool) -> Found {
         let is_ours = named.is_none_or(|name| name.starts_with(&self.writers.process));
         if is_ours {
             self.writers.own.lock().insert(shard);
@@ -95,6 +112,39 @@ impl Turn<'_> {
             Some(SEVERAL) => Found::Right,
             _ if is_ours => Found::Becomes(self.name.clone()),
             _ => Found::Becomes(Bytes::from_static(SEVERAL)),
+        }
+    }
+}
+
+impl Claim<'_> {
+    /// The key that tells; it must be watched.
+    pub(super) const fn key(&self) -> &Bytes {
+        &self.key
+    }
+
+    /// Whether nobody else is thought to write the shard.
+    pub(super) fn is_alone(&self) -> bool {
+        self.is_alone.load(Ordering::Relaxed)
+    }
+
+    /// Asks who writes.
+    pub(super) fn look(&self, request: &mut Request) {
+        request.command("GET", 1).arg(&self.key);
+    }
+
+    /// What follows from the answer.
+    pub(super) fn found(&self, answer: Reply) -> Result<Found, StoreError> {
+        let found = self.turn.found(self.shard, answer.bytes()?.as_deref(), self.is_alone());
+        if found == Found::NotOurs {
+            self.is_alone.store(false, Ordering::Relaxed);
+        }
+        Ok(found)
+    }
+
+    /// Makes the key say what it must.
+    pub(super) fn write(&self, found: Found, request: &mut Request) {
+        if let Found::Becomes(name) = found {
+            request.command("SET", 4).arg(&self.key).arg(name).arg("EXAT").number(self.expires_at_s);
         }
     }
 }

@@ -198,13 +198,14 @@ impl Part {
         let begun = loop {
             let begun = Instant::now();
             let mut request = Request::default();
-            request.spells_out = line.is_new();
+            request.known = Some(line.known().to_vec());
             let writing = match seen.take() {
                 None => None,
                 Some((at, replies)) => match changes[at].write(replies, &mut request) {
                     Ok(made) => {
                         request.command("EXEC", 0);
-                        Some((at, made, request.commands()))
+                        let scripts = request.known.take().unwrap_or_default();
+                        Some((at, made, request.commands(), scripts))
                     }
                     Err(error) => {
                         outcomes.failed.push((at, error.into()));
@@ -232,12 +233,12 @@ impl Part {
                     break begun;
                 }
             };
-            let looked = replies.split_off(writing.as_ref().map_or(0, |(.., commands)| *commands));
+            let looked = replies.split_off(writing.as_ref().map_or(0, |(_, _, commands, _)| *commands));
             let mut has_failed = false;
-            if let Some((at, made, _)) = writing {
+            if let Some((at, made, _, scripts)) = writing {
                 match executed(replies).map(|answers| answers.zip(made)) {
                     Ok(Some((answers, made))) => {
-                        line.has_executed();
+                        line.has_executed(scripts);
                         changes[at].made();
                         outcomes.made.push((at, made, answers));
                     }

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use fred::types::config::TlsConnector;
 use futures_util::FutureExt as _;
 use rustls::pki_types::ServerName;
@@ -33,8 +33,8 @@ pub(super) struct Line {
     stream: Box<dyn Stream>,
     received: BytesMut,
     timeout: Duration,
-    /// Whether nothing was executed on it yet: the server may not know our scripts.
-    is_new: bool,
+    /// The hashes of the scripts that were called on it, so that the server knows them.
+    known: Vec<Bytes>,
     /// Whether the server does not let it be named.
     is_nameless: bool,
     /// The least that an exchange took.
@@ -58,7 +58,7 @@ impl Line {
         let opening = async {
             let stream = connect(dial, address).await.map_err(|error| broken(&error))?;
             let (received, fastest) = (BytesMut::new(), Duration::MAX);
-            let mut line = Self { stream, received, timeout, is_new: true, is_nameless: false, fastest };
+            let mut line = Self { stream, received, timeout, known: Vec::new(), is_nameless: false, fastest };
             let answer = line.introduce(dial, question).await?;
             Ok((line, answer))
         };
@@ -113,14 +113,14 @@ impl Line {
         (self.stream, self.timeout)
     }
 
-    /// Whether nothing was executed on it yet.
-    pub(super) const fn is_new(&self) -> bool {
-        self.is_new
+    /// The hashes of the scripts that the server knows.
+    pub(super) fn known(&self) -> &[Bytes] {
+        &self.known
     }
 
-    /// Something was executed on it.
-    pub(super) const fn has_executed(&mut self) {
-        self.is_new = false;
+    /// Something was executed on it: by now the server knows these.
+    pub(super) fn has_executed(&mut self, scripts: Vec<Bytes>) {
+        self.known = scripts;
     }
 
     /// Whether the server is so far away that its answers are mostly waited for, whatever it does meanwhile.

@@ -21,8 +21,9 @@ pub(super) const MOST_DEPTH: usize = 4;
 pub(in crate::store::redis) struct Request {
     bytes: Vec<u8>,
     commands: usize,
-    /// Whether the server may not know scripts yet: they go with their texts.
-    pub(super) spells_out: bool,
+    /// The hashes of the scripts that the server knows for certain: others go with their texts. `None`: it is told once it says
+    /// that it does not know one.
+    pub(super) known: Option<Vec<Bytes>>,
     /// Whether ASKING goes before each command.
     pub(super) asks: bool,
 }
@@ -52,7 +53,11 @@ impl Request {
 
     /// Adds a whole command.
     pub(in crate::store::redis) fn add(&mut self, command: &Command) {
-        let text = command.script_text().filter(|_| self.spells_out);
+        let known = self.known.as_mut().zip(command.script_text());
+        let text = known.filter(|(known, _)| !known.contains(&command.args[0])).map(|(known, text)| {
+            known.push(command.args[0].clone());
+            text
+        });
         self.command(if text.is_some() { "EVAL" } else { command.name }, command.args.len());
         let args = command.args.iter().skip(usize::from(text.is_some()));
         for arg in text.into_iter().chain(args) {
