@@ -13,7 +13,7 @@ use thiserror::Error;
 use super::ingest::Receipt;
 use super::points::EnvelopeError;
 use super::query::GEOTRAIL_INDEX;
-use super::stores::Unchanged;
+use super::stores::{MAX_WISH_BYTES, Unchanged};
 use crate::erasure::Unfinished;
 use crate::ingest::Refusal;
 use crate::keys::Scope;
@@ -60,6 +60,8 @@ pub(crate) enum Problem {
     DriverIdInvalid,
     #[error("the envelope is wrong")]
     Envelope(#[from] EnvelopeError),
+    #[error("the wish cannot be read")]
+    Wish(EnvelopeError),
     #[error("no point is valid")]
     NoValidPoints(Receipt),
     #[error("refused")]
@@ -111,6 +113,7 @@ impl Problem {
             Self::InvalidCursor => (StatusCode::BAD_REQUEST, "invalid_cursor", "Invalid cursor"),
             Self::DriverIdInvalid => (StatusCode::BAD_REQUEST, "driver_id_invalid", "Invalid driver id"),
             Self::Envelope(error) => (envelope_status(*error), error.code(), "The batch was not read"),
+            Self::Wish(error) => (envelope_status(*error), error.code(), "The wish was not read"),
             Self::NoValidPoints(_) => (StatusCode::UNPROCESSABLE_ENTITY, "no_valid_points", "No valid points"),
             Self::NotErased(Unfinished::UnderWay) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "erasure_under_way", "Erasure under way")
@@ -162,6 +165,8 @@ impl Problem {
             }
             Self::DriverIdInvalid => crate::model::Defect::DriverIdInvalid.detail(),
             Self::Envelope(error) => error.detail(),
+            Self::Wish(EnvelopeError::BodyTooLarge) => format!("the body must be at most {MAX_WISH_BYTES} bytes"),
+            Self::Wish(_) => "the body must be a JSON object, as application/json".into(),
             Self::NoValidPoints(_) => "no point of the batch is valid; `errors` says why, point by point".into(),
             Self::Refused(Refusal::Overloaded) => "more is waiting to be stored than can be held".into(),
             Self::Refused(Refusal::JournalUnavailable) => {
@@ -205,6 +210,7 @@ impl Problem {
                 | Self::RateLimited(_)
                 | Self::RequestTimeout
                 | Self::Envelope(EnvelopeError::BodyTooLarge)
+                | Self::Wish(EnvelopeError::BodyTooLarge)
                 | Self::Refused(Refusal::ShuttingDown)
         )
     }

@@ -12,16 +12,13 @@ use super::guard::Access;
 use super::{Service, edge, erase, health, ingest, instances, metrics, openapi, query, stores};
 use crate::keys::Scope;
 
-/// The most bytes of a body that asks for a change of the stores.
-const MAX_WISH_BYTES: usize = 16 * 1_024;
-
 const INGEST: Access = Access::Needs(Scope::Ingest);
 const READ: Access = Access::Needs(Scope::Read);
 const ADMIN: Access = Access::Needs(Scope::Admin);
 
 /// Each method of every path, what it asks of its callers, and what answers.
 fn routes() -> [(Method, &'static str, Access, MethodRouter<Arc<Service>>); 22] {
-    let small = |handler: MethodRouter<_>| handler.layer(DefaultBodyLimit::max(MAX_WISH_BYTES));
+    let small = |handler: MethodRouter<_>| handler.layer(DefaultBodyLimit::max(stores::MAX_WISH_BYTES));
     [
         (Method::POST, "/v1/points", INGEST, post(ingest::post_points)),
         (Method::GET, "/v1/nearby", READ, get(query::nearby)),

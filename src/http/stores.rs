@@ -22,6 +22,9 @@ use super::problem::Problem;
 use super::query::Segment;
 use crate::health::StoreReport;
 
+/// The most bytes of a body that asks for a change.
+pub(super) const MAX_WISH_BYTES: usize = 16 * 1_024;
+
 /// A store that follows the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreInUse {
@@ -218,10 +221,11 @@ impl Wish {
         let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let essence = media_type.split(';').next().unwrap_or_default().trim();
         if !essence.eq_ignore_ascii_case(Form::Json.media_type()) {
-            return Err(EnvelopeError::UnsupportedMediaType.into());
+            return Err(Problem::Wish(EnvelopeError::UnsupportedMediaType));
         }
-        let body = body.map_err(|_| EnvelopeError::BodyTooLarge)?;
-        let members: Map<String, Value> = serde_json::from_slice(&body).map_err(|_| EnvelopeError::MalformedJson)?;
+        let body = body.map_err(|_| Problem::Wish(EnvelopeError::BodyTooLarge))?;
+        let members = serde_json::from_slice(&body).map_err(|_| Problem::Wish(EnvelopeError::MalformedJson));
+        let members: Map<String, Value> = members?;
         match members.keys().find(|name| !known.contains(&name.as_str())) {
             Some(unknown) => Err(Problem::UnknownParameter(nearest(unknown, known))),
             None => Ok(Self(members)),

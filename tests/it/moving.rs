@@ -265,8 +265,11 @@ async fn what_cannot_be_changes_nothing() {
     }
     let wrong = service.post(STORES, "text/plain", "{}").await;
     assert_eq!((wrong.status, wrong.code().as_str()), (415, "unsupported_media_type"));
+    assert!(!wrong.json()["detail"].to_string().contains("ndjson"), "points may be, not this: {wrong:?}");
     assert_eq!(service.post(STORES, "application/json", "{").await.code(), "malformed_json");
-    assert_eq!(service.post(STORES, "application/json", vec![b' '; 20_000]).await.code(), "body_too_large");
+    let endless = service.post(STORES, "application/json", vec![b' '; 20_000]).await;
+    assert_eq!((endless.status, endless.code().as_str()), (413, "body_too_large"));
+    assert!(endless.json()["detail"].to_string().contains("at most 16384 bytes"), "{endless:?}");
     assert_eq!(stores(&service).await, before);
     assert!(!dir.path().join("data/stores.json").exists());
     let shown = before.to_string();

@@ -80,7 +80,7 @@ impl Index {
             slices.iter().map(|slice| self.write(&turn, &attempt, slice, batch.repeated)).collect();
         let mut written = Vec::with_capacity(slices.len());
         for (slice, (moves, answers)) in slices.iter().zip(self.link.change(&writes, connections).await?) {
-            count(&mut attempt, slice.bucket, answers)?;
+            count(&mut attempt, slice.bucket, 1, answers)?;
             written.push(moves);
         }
         if let Layout::Sharded(_) = self.keys.layout() {
@@ -327,10 +327,17 @@ impl Write<'_> {
     }
 }
 
-/// Counts a transaction that was made in `shard`, by what Redis answered.
-pub(super) fn count(attempt: &mut Attempt, shard: Shard, answers: Vec<Reply>) -> Result<(), StoreError> {
-    let count = answers.into_iter().next().ok_or_else(|| corrupt("a transaction answered nothing"))?;
-    attempt.called(shard, count).map(drop)
+/// Counts a transaction that was made in `shard`, by what Redis answered to the `calls` that it begins with.
+pub(super) fn count(
+    attempt: &mut Attempt,
+    shard: Shard,
+    calls: usize,
+    answers: Vec<Reply>,
+) -> Result<(), StoreError> {
+    if answers.len() < calls {
+        return Err(corrupt("a transaction answered too little"));
+    }
+    answers.into_iter().take(calls).try_for_each(|answer| attempt.called(shard, answer).map(drop))
 }
 
 /// Cells, out of their names joined by commas.

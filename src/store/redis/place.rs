@@ -38,8 +38,8 @@ pub(super) const LEFT: &str = include_str!("left.lua");
 
 /// Drivers in one call of either script.
 const DRIVERS_PER_CALL: usize = 20;
-/// Drivers in one transaction of plain commands.
-const DRIVERS_PER_COMMAND: usize = 100;
+/// Drivers in one transaction.
+const DRIVERS_PER_MESSAGE: usize = 100;
 
 /// What a cell is to be told of a driver.
 #[derive(Debug)]
@@ -97,8 +97,8 @@ impl Index {
         for mut visits in [here, gone] {
             visits.sort_by_key(|visit| visit.cell);
             let messages = self.messages(turn, attempt, &visits);
-            for (message, ((), answers)) in messages.iter().zip(self.link.change(&messages, connections).await?) {
-                count(attempt, message.to, answers)?;
+            for (message, (calls, answers)) in messages.iter().zip(self.link.change(&messages, connections).await?) {
+                count(attempt, message.to, calls, answers)?;
             }
         }
         let calls = left.into_iter().flat_map(|(shard, drivers)| {
@@ -117,11 +117,10 @@ impl Index {
         let mut messages = Vec::new();
         for visits in visits.chunk_by(|a, b| a.cell == b.cell) {
             let to = visits[0].cell;
-            let claim = || turn.claim(&self.keys, to, attempt.is_repeated());
-            let most = if claim().is_alone() { DRIVERS_PER_COMMAND } else { DRIVERS_PER_CALL };
-            let cut =
-                |visits| Message { keys: &self.keys, to, visits, claim: claim(), call: self.telling(attempt, to) };
-            messages.extend(visits.chunks(most).map(cut));
+            messages.extend(visits.chunks(DRIVERS_PER_MESSAGE).map(|visits| {
+                let claim = turn.claim(&self.keys, to, attempt.is_repeated());
+                Message { keys: &self.keys, to, visits, claim, call: self.telling(attempt, to) }
+            }));
         }
         messages
     }
@@ -147,17 +146,19 @@ struct Message<'b> {
 }
 
 impl Message<'_> {
-    /// Leaves it to the script what of it is new.
-    fn ask(&self, request: &mut Request) {
-        let call = self.visits.iter().fold(self.call.clone(), |call, Visit { driver, score, fix, .. }| {
-            let score = score.map_or_else(String::new, |score| score.to_string());
-            call.arg(id(driver)).arg(score).arg(fix.clone())
+    /// Leaves it to the script what of it is new. How often it is called.
+    fn ask(&self, request: &mut Request) -> usize {
+        let calls = self.visits.chunks(DRIVERS_PER_CALL).map(|visits| {
+            visits.iter().fold(self.call.clone(), |call, Visit { driver, score, fix, .. }| {
+                let score = score.map_or_else(String::new, |score| score.to_string());
+                call.arg(id(driver)).arg(score).arg(fix.clone())
+            })
         });
-        request.add(&call);
+        calls.map(|call| request.add(&call)).count()
     }
 
-    /// Says it, and lets the script do no more than count.
-    fn say(&self, request: &mut Request) {
+    /// Says it, and lets the script do no more than count, once.
+    fn say(&self, request: &mut Request) -> usize {
         request.add(&self.call);
         let [positions, drivers, seen] =
             [Keys::positions, Keys::drivers, Keys::seen].map(|key| key(self.keys, self.to));
@@ -180,6 +181,7 @@ impl Message<'_> {
         for key in [positions, drivers, seen] {
             request.command("EXPIREAT", 2).arg(&key).number(self.keys.expires_at_s(self.to, &key));
         }
+        1
     }
 
     /// Adds a command on a key whose arguments are the drivers.
@@ -192,7 +194,8 @@ impl Message<'_> {
 }
 
 impl Change for Message<'_> {
-    type Made = ();
+    /// The calls that come first, each of which counts itself.
+    type Made = usize;
 
     fn watched(&self) -> &[Bytes] {
         std::slice::from_ref(self.claim.key())
@@ -202,19 +205,15 @@ impl Change for Message<'_> {
         self.claim.look(request);
     }
 
-    fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Option<()>, StoreError> {
+    fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Option<usize>, StoreError> {
         let named = seen.into_iter().next().ok_or_else(|| corrupt("a look was not answered"))?;
         let found = self.claim.found(named)?;
         if found == Found::NotOurs {
             return Ok(None);
         }
-        if self.claim.is_alone() {
-            self.say(request);
-        } else {
-            self.ask(request);
-        }
+        let calls = if self.claim.is_alone() { self.say(request) } else { self.ask(request) };
         self.claim.write(found, request);
-        Ok(Some(()))
+        Ok(Some(calls))
     }
 
     fn made(&self) {}

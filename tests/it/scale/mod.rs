@@ -217,29 +217,43 @@ fn how(resolution: Option<u8>) -> String {
     resolution.map_or_else(|| "whole".to_owned(), |number| format!("by {number}"))
 }
 
-async fn write(drivers: usize, resolution: Option<u8>) -> Written {
-    let mut server = Server::start();
+async fn connect(server: &Server, resolution: Option<u8>, instance: &str) -> RedisStore {
     let shard_resolution = resolution.map(|number| Resolution::new(number).expect("there is one"));
-    let options = Options { shard_resolution, ..options(&server.redis, "00000000000000aa") };
+    let options = Options { shard_resolution, ..options(&server.redis, instance) };
     let store = RedisStore::connect(options).await.expect("a good URL");
     works_again(&store).await;
+    store
+}
+
+async fn put(store: &RedisStore, points: &[Point]) {
+    for (number, slice) in points.chunks(BATCH).enumerate() {
+        store.apply(batch(slice, number as u64 + 1)).await.expect("Redis is there");
+    }
+}
+
+/// Another instance brings points: from then on nobody writes alone.
+async fn join_in(server: &Server, resolution: Option<u8>, points: &[Point]) {
+    put(&connect(server, resolution, "00000000000000bb").await, points).await;
+}
+
+/// Writes a fleet; `among_others`, if somebody else has written the same drivers.
+async fn write(drivers: usize, resolution: Option<u8>, among_others: bool) -> Written {
+    let mut server = Server::start();
+    let store = connect(&server, resolution, "00000000000000aa").await;
     let mut fleet = Fleet::new(drivers);
     let empty = server.memory();
-    let mut end = 0;
-    let mut put = async |points: &[Point]| {
-        for slice in points.chunks(BATCH) {
-            end += 1;
-            store.apply(batch(slice, end)).await.expect("Redis is there");
-        }
-    };
-    put(&fleet.report()).await;
+    let first = fleet.report();
+    put(&store, &first).await;
+    if among_others {
+        join_in(&server, resolution, &first).await;
+    }
     let driver_bytes = (server.memory() - empty) / drivers as f64;
     let full = server.memory();
     let reports: Vec<Vec<Point>> = (0..ROUNDS).map(|_| fleet.report()).collect();
     server.begin();
     let (begun, cpu_before_s) = (Instant::now(), own_cpu_s(None));
     for points in &reports {
-        put(points).await;
+        put(&store, points).await;
     }
     let own_us = Some((own_cpu_s(None) - cpu_before_s) * 1e6 / (drivers * ROUNDS) as f64);
     let row = server.written(drivers * ROUNDS, begun, full);
@@ -248,7 +262,7 @@ async fn write(drivers: usize, resolution: Option<u8>) -> Written {
 }
 
 async fn ours(drivers: usize, resolution: Option<u8>, queries: usize) -> Row {
-    let Written { mut server, store, mut fleet, row } = write(drivers, resolution).await;
+    let Written { mut server, store, mut fleet, row } = write(drivers, resolution, false).await;
     server.begin();
     let window = fleet.window();
     let mut ask = async |radius_m: f64| {
@@ -290,18 +304,10 @@ async fn ours(drivers: usize, resolution: Option<u8>, queries: usize) -> Row {
 /// What it costs to keep in memory what another instance writes, and to answer out of it.
 async fn in_memory(drivers: usize, resolution: Option<u8>, queries: usize, rest_s: u64) -> String {
     let mut server = Server::start();
-    let shard_resolution = resolution.map(|number| Resolution::new(number).expect("there is one"));
-    let connect = async |instance: &str| {
-        let options = Options { shard_resolution, ..options(&server.redis, instance) };
-        let store = RedisStore::connect(options).await.expect("a good URL");
-        works_again(&store).await;
-        store
-    };
-    let (writer, reader) = (connect("00000000000000aa").await, connect("00000000000000bb").await);
+    let writer = connect(&server, resolution, "00000000000000aa").await;
+    let reader = connect(&server, resolution, "00000000000000bb").await;
     let mut fleet = Fleet::new(drivers);
-    for (number, slice) in fleet.report().chunks(BATCH).enumerate() {
-        writer.apply(batch(slice, number as u64 + 1)).await.expect("Redis is there");
-    }
+    put(&writer, &fleet.report()).await;
     let window = fleet.window();
     let memory = reader.memory().expect("it has one");
     server.begin();
@@ -346,12 +352,9 @@ async fn longest_ping_ms(server: &Server, work: impl Future<Output = ()>) -> f64
 async fn death(drivers: usize, seconds: u64) -> String {
     let server = Server::start();
     server.redis.cli(&["CONFIG", "SET", "latency-monitor-threshold", "10"]);
-    let store = RedisStore::connect(options(&server.redis, "00000000000000aa")).await.expect("a good URL");
-    works_again(&store).await;
+    let store = connect(&server, None, "00000000000000aa").await;
     let points = Fleet::new(drivers).report();
-    for (number, slice) in points.chunks(BATCH).enumerate() {
-        store.apply(batch(slice, number as u64 + 1)).await.expect("Redis is there");
-    }
+    put(&store, &points).await;
     let hour = points[0].fix.ts.hour();
     let tracks: Vec<String> =
         points.iter().map(|point| format!("geotrail:{{{hour}}}:track:{}", point.driver)).collect();

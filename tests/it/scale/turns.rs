@@ -9,7 +9,7 @@ use geotrail::model::Point;
 use tempfile::TempDir;
 
 use super::fleet::Fleet;
-use super::{ROUNDS, Server, how, own_cpu_s, write, write_bare};
+use super::{ROUNDS, Server, how, join_in, own_cpu_s, write, write_bare};
 use crate::harness::process::Process;
 
 /// Batches on their way at once, end to end.
@@ -45,13 +45,12 @@ impl Spread {
 }
 
 /// What it takes to bring points through HTTP, the journal and its fsync, until Redis has them.
-async fn end_to_end(drivers: usize, resolution: Option<u8>) -> EndToEnd {
+async fn end_to_end(drivers: usize, resolution: Option<u8>, among_others: bool) -> EndToEnd {
     let mut server = Server::start();
     let dir = TempDir::new().expect("a directory");
-    let resolution = resolution.map(|number| number.to_string());
     let service = Process::serve_with(dir.path(), &server.redis.url(), |command| {
-        if let Some(resolution) = &resolution {
-            command.args(["--shard-resolution", resolution]);
+        if let Some(resolution) = resolution {
+            command.args(["--shard-resolution", &resolution.to_string()]);
         }
         command.env("RUST_LOG", "warn");
     })
@@ -66,7 +65,7 @@ async fn end_to_end(drivers: usize, resolution: Option<u8>) -> EndToEnd {
         }
         body
     };
-    let bodies = |points: Vec<Point>| points.chunks(1_000).map(body).collect::<Vec<_>>();
+    let bodies = |points: &[Point]| points.chunks(1_000).map(body).collect::<Vec<_>>();
     let send = async |bodies: Vec<String>| {
         let posts = bodies.into_iter().map(|body| service.post("/v1/points", "application/x-ndjson", body));
         let statuses: Vec<u16> =
@@ -85,8 +84,12 @@ async fn end_to_end(drivers: usize, resolution: Option<u8>) -> EndToEnd {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    send(bodies(fleet.report())).await;
-    let reports: Vec<String> = (0..ROUNDS).flat_map(|_| bodies(fleet.report())).collect();
+    let first = fleet.report();
+    send(bodies(&first)).await;
+    if among_others {
+        join_in(&server, resolution, &first).await;
+    }
+    let reports: Vec<String> = (0..ROUNDS).flat_map(|_| bodies(&fleet.report())).collect();
     server.begin();
     let (begun, cpu_before_s, sent_before_s) = (Instant::now(), own_cpu_s(service.pid()), own_cpu_s(None));
     send(reports).await;
@@ -97,25 +100,27 @@ async fn end_to_end(drivers: usize, resolution: Option<u8>) -> EndToEnd {
     EndToEnd { rate, own_us, redis_us: server.cpu_us() / points, sender_us }
 }
 
-/// Prints a row for each way to divide hours.
+/// Prints rows for each way to divide hours: written by one instance alone, and where another writes the same drivers.
 async fn fleet(drivers: usize, resolutions: &[Option<u8>]) {
     // A large fleet takes minutes.
     let turns = (300_000 / drivers).clamp(1, 5);
-    let mut ratios = vec![Vec::new(); resolutions.len()];
-    let mut ends: Vec<Vec<(f64, EndToEnd)>> = resolutions.iter().map(|_| Vec::new()).collect();
+    let ways: Vec<(Option<u8>, bool)> = resolutions.iter().flat_map(|by| [(*by, false), (*by, true)]).collect();
+    let mut ratios = vec![Vec::new(); ways.len()];
+    let mut ends: Vec<Vec<(f64, EndToEnd)>> = ways.iter().map(|_| Vec::new()).collect();
     for _ in 0..turns {
         let plain = write_bare(drivers).row;
-        for (at, resolution) in resolutions.iter().enumerate() {
-            ratios[at].push(write(drivers, *resolution).await.row.write_us / plain.write_us);
-            let end = end_to_end(drivers, *resolution).await;
+        for (at, (resolution, among_others)) in ways.iter().enumerate() {
+            ratios[at].push(write(drivers, *resolution, *among_others).await.row.write_us / plain.write_us);
+            let end = end_to_end(drivers, *resolution, *among_others).await;
             ends[at].push((end.rate / plain.rate, end));
         }
     }
-    for ((resolution, ratios), ends) in resolutions.iter().zip(ratios).zip(ends) {
+    for (((resolution, among_others), ratios), ends) in ways.into_iter().zip(ratios).zip(ends) {
         let of = |number: fn(&(f64, EndToEnd)) -> f64, digits| Spread::of(ends.iter().map(number)).show(digits);
         println!(
-            "| {drivers} | {} | {} | {} | {} | {} | {} | {} |",
-            how(*resolution),
+            "| {drivers} | {}{} | {} | {} | {} | {} | {} | {} |",
+            how(resolution),
+            if among_others { ", among others" } else { "" },
             Spread::of(ratios.into_iter()).show(2),
             of(|(ratio, _)| *ratio, 2),
             of(|(_, end)| end.rate, 0),
