@@ -11,10 +11,11 @@ use serde_json::Value;
 use crate::cli::geotrail;
 use crate::harness::authority::Authority;
 use crate::harness::cluster::Cluster;
-use crate::harness::process::{self, Process};
+use crate::harness::process;
 use crate::harness::redis::{PASSWORD, RedisServer, Sentinel, eventually, user};
 use crate::harness::skewed_clock::SkewedClock;
-use crate::harness::traffic::{at, now_ms, past};
+use crate::harness::traffic::now_ms;
+use crate::runbook::begun;
 use crate::tls::has_tls;
 
 const SECRET: &str = "pl4nted-s3cret";
@@ -382,12 +383,7 @@ fn a_fresh_server_is_fine_and_every_check_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_service_runs_nothing_is_wrong() {
-    let server = RedisServer::start();
-    let dir = tempfile::tempdir().expect("a directory");
-    let service = Process::serve(dir.path(), &server.url()).await;
-    service.report(&past()).await;
-    service.report(&[at("cab", now_ms())]).await;
-    service.caught_up().await;
+    let (server, _dir, service) = begun().await;
     for url in [admin(&server), server.url()] {
         let told = tokio::task::block_in_place(|| doctor(&url));
         told.is_wrong_of(&[]);

@@ -104,7 +104,7 @@ impl Shell {
 }
 
 /// A Redis with a past, and a service on it that is whole.
-async fn begun() -> (RedisServer, tempfile::TempDir, Process) {
+pub(crate) async fn begun() -> (RedisServer, tempfile::TempDir, Process) {
     let server = RedisServer::start();
     let dir = tempfile::tempdir().expect("a directory");
     let service = Process::serve(dir.path(), &server.url()).await;
