@@ -35,6 +35,9 @@ use crate::store::{Applied, Batch, StoreError};
 
 /// Drivers in a slice. Its transaction holds Redis as a whole: see `docs/redis-keys.md` for how long.
 const DRIVERS_PER_SLICE: usize = 50;
+/// Drivers in one command that writes a key of many: the longer it takes, the likelier a machine that pauses for less than
+/// a millisecond makes one of it.
+pub(super) const DRIVERS_PER_COMMAND: usize = 25;
 /// Calls in one pipeline.
 const CALLS_PER_PIPELINE: usize = 32;
 /// Pipelines at once: while one is read, the next is executed.
@@ -315,9 +318,11 @@ impl Write<'_> {
         if pairs.is_empty() {
             return;
         }
-        request.command(name, 2 * pairs.len() + 1).arg(key);
-        for (first, second) in pairs {
-            request.arg(first).arg(second);
+        for pairs in pairs.chunks(DRIVERS_PER_COMMAND) {
+            request.command(name, 2 * pairs.len() + 1).arg(key);
+            for (first, second) in pairs {
+                request.arg(first).arg(second);
+            }
         }
         self.expire(key, request);
     }

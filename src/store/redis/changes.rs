@@ -40,9 +40,14 @@ pub(super) struct News {
     pub(super) fixes: Vec<(DriverId, Fix)>,
 }
 
+/// How many entries each of so many streams of an hour keeps, and some more: Redis drops whole blocks of them.
+const fn kept(streams: usize) -> usize {
+    KEPT / streams
+}
+
 /// Adds what a slice writes to the stream `key` of an hour that has so many of them.
 pub(super) fn tell(key: &Bytes, streams: usize, by: &[u8], fixes: &[(&str, Vec<u8>)], request: &mut Request) {
-    request.command("XADD", 7).arg(key).arg("MAXLEN").arg("~").number(KEPT / streams).arg("*");
+    request.command("XADD", 7).arg(key).arg("MAXLEN").arg("~").number(kept(streams)).arg("*");
     request.arg(by).arg(encode(fixes));
 }
 
@@ -90,7 +95,8 @@ impl Index {
     pub(super) async fn changes_since(&self, followed: &[(Shard, At)]) -> Result<Vec<Option<News>>, StoreError> {
         let following = |(shard, at): &(Shard, At)| {
             let call = Command::script(&self.follow, vec![self.keys.changes(*shard)]);
-            call.arg(at.clone()).arg(self.by.clone()).number(READ_AT_ONCE)
+            let call = call.arg(at.clone()).arg(self.by.clone()).number(READ_AT_ONCE);
+            call.number(kept(self.keys.layout().buckets()))
         };
         let replies = self.in_pipelines(followed.iter().map(following).collect()).await?;
         let news = followed.iter().zip(replies).map(|((shard, _), reply)| {

@@ -26,7 +26,7 @@ const KEYS_PER_PIPELINE: usize = 256;
 pub(super) struct Forgotten(Mutex<Option<Hour>>);
 
 impl Index {
-    /// Forgets the hours that ended before `cutoff`, oldest first.
+    /// Forgets the hours that ended before `cutoff`, oldest first. What is on a server that cannot be asked keeps nothing else.
     pub(super) async fn forget_before(&self, cutoff: Timestamp, forgotten: &Forgotten) -> Result<(), StoreError> {
         // First, so that no audit misses what goes.
         self.marks.forget_before(cutoff);
@@ -34,18 +34,36 @@ impl Index {
         self.atlas.forget_before(cutoff);
         let open = cutoff.plus_ms(-1).hour().number();
         let next = forgotten.0.lock().map_or(i32::MIN, |hour| hour.number() + 1);
+        let mut outcome = Ok(());
         for hour in next.max(open - LOOK_BACK_HOURS)..open {
             let hour = Hour::from_number(hour);
-            let places = self.places(hour).await?;
-            let buckets = self.buckets(hour);
-            // The list of the cells goes last: without it nobody would find them again.
-            let shards = places.into_iter().chain(buckets).chain([Shard::whole(hour)]);
-            let keys: Vec<Bytes> = shards.flat_map(|shard| self.keys.all(shard)).collect();
-            for keys in keys.chunks(KEYS_PER_PIPELINE) {
-                self.link.run(keys.iter().map(|key| Command::on("UNLINK", key.clone())).collect()).await?;
+            outcome = self.forget_hour(hour).await.and(outcome);
+            // Those behind one that could not be forgotten are gone through again with it.
+            if outcome.is_ok() {
+                *forgotten.0.lock() = Some(hour);
             }
-            *forgotten.0.lock() = Some(hour);
         }
-        Ok(())
+        outcome
+    }
+
+    /// Unlinks what can be reached of an hour; an error if that is not all.
+    async fn forget_hour(&self, hour: Hour) -> Result<(), StoreError> {
+        let places = self.places(hour).await;
+        let known = places.as_ref().map_or(&[][..], |places| &**places);
+        let shards: Vec<Shard> = known.iter().copied().chain(self.buckets(hour)).collect();
+        let unlinked = self.unlink_all(&shards).await;
+        // The list of the cells goes last: without it nobody would find them again.
+        places.and(unlinked)?;
+        self.unlink_all(&[Shard::whole(hour)]).await
+    }
+
+    async fn unlink_all(&self, shards: &[Shard]) -> Result<(), StoreError> {
+        let keys: Vec<Bytes> = shards.iter().flat_map(|shard| self.keys.all(*shard)).collect();
+        let mut outcome = Ok(());
+        for keys in keys.chunks(KEYS_PER_PIPELINE) {
+            let unlinking = keys.iter().map(|key| Command::on("UNLINK", key.clone()));
+            outcome = self.link.run(unlinking.collect()).await.map(drop).and(outcome);
+        }
+        outcome
     }
 }

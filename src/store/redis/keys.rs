@@ -12,6 +12,9 @@ use bytes::Bytes;
 use super::shard::{Layout, Part, Shard};
 use crate::model::{DriverId, Hour};
 
+/// How long after the retention the first key of an hour expires: what is big has been unlinked by then (`forget`, once
+/// a minute), which costs nobody anything, where an expiry would hold Redis up.
+const UNLINKED_WITHIN_S: u32 = 300;
 /// How far apart the keys of one hour expire: 10 minutes keep a million small keys from expiring in one burst.
 const JITTER_S: u32 = 600;
 
@@ -232,11 +235,11 @@ impl Keys {
         format!("{}:{{{copy}}}:id", self.prefix).into()
     }
 
-    /// When `key` expires, in seconds since 1970: so long after the end of its hour, and a little more, which
-    /// depends on the key alone, so that every instance and every repetition sets the same.
+    /// When `key` expires, in seconds since 1970: so long after the end of its hour, some minutes for it to be unlinked,
+    /// and a little more, which depends on the key alone, so that every instance and every repetition sets the same.
     pub(super) fn expires_at_s(&self, shard: Shard, key: &[u8]) -> i64 {
         let jitter_s = crc32c::crc32c(key) % (JITTER_S + 1);
-        shard.hour().end().as_ms() / 1_000 + self.retention_s + i64::from(jitter_s)
+        shard.hour().end().as_ms() / 1_000 + self.retention_s + i64::from(UNLINKED_WITHIN_S + jitter_s)
     }
 
     fn key(&self, shard: Shard, name: &str) -> Bytes {

@@ -344,7 +344,9 @@ impl Index {
             self.compare_all(false).await?;
         }
         self.compare(self.marks.in_turn(), false).await?;
-        for shard in self.patrol(&self.patrol, &self.marks.with_rosters(self.keys.layout())).await? {
+        let mut rosters = self.marks.with_rosters(self.keys.layout());
+        rosters.retain(|shard| !self.is_away(*shard));
+        for shard in self.patrol(&self.patrol, &rosters).await? {
             self.marks.lost(shard, None);
         }
         if self.marks.untold().is_some() {

@@ -18,13 +18,15 @@
 //!
 //! Never here: KEYS, SCAN, SMEMBERS, GEORADIUS, GEOSEARCH, DEL, FLUSH, or anything about the journal.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use self::atlas::Atlas;
 use self::density::Density;
@@ -108,7 +110,8 @@ pub struct RedisStore {
     index: Arc<Index>,
     deadline: Duration,
     applied: AtomicU64,
-    is_refused: AtomicBool,
+    /// The calls that write, and may not.
+    refused: Mutex<BTreeSet<&'static str>>,
     forgotten: Forgotten,
 }
 
@@ -194,7 +197,7 @@ impl RedisStore {
             index: Arc::new(index),
             deadline,
             applied: AtomicU64::new(0),
-            is_refused: AtomicBool::new(false),
+            refused: Mutex::default(),
             forgotten: Forgotten::default(),
         })
     }
@@ -256,13 +259,47 @@ impl RedisStore {
         .await
     }
 
-    /// A call that may write.
-    async fn writing<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        self.in_time(async {
-            self.index.recognised(true).await?;
+    /// A call that may write, of this name.
+    async fn writing<T>(
+        &self,
+        name: &'static str,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.noting_refusals(
+            name,
+            self.in_time(async {
+                self.index.recognised(true).await?;
+                call.await
+            }),
+        )
+        .await
+    }
+
+    /// A call that may write, of as many steps as there are shards: each of them ends in time by itself.
+    async fn writing_in_steps<T>(
+        &self,
+        name: &'static str,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.noting_refusals(name, async {
+            self.in_time(self.index.recognised(true)).await?;
             call.await
         })
         .await
+    }
+
+    async fn noting_refusals<T>(
+        &self,
+        name: &'static str,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let outcome = call.await;
+        match &outcome {
+            Ok(_) => drop(self.refused.lock().remove(name)),
+            Err(StoreError::Unavailable(word)) if word == NOT_ALLOWED => drop(self.refused.lock().insert(name)),
+            Err(_) => {}
+        }
+        outcome
     }
 }
 
@@ -273,7 +310,7 @@ impl Store for RedisStore {
     }
 
     async fn open(&self, marks: &str) -> Result<Option<Offset>, StoreError> {
-        self.writing(self.index.open(marks)).await
+        self.writing_in_steps("open", self.index.open(marks)).await
     }
 
     fn marks(&self) -> String {
@@ -281,11 +318,11 @@ impl Store for RedisStore {
     }
 
     async fn audit(&self) -> Result<Option<Offset>, StoreError> {
-        let audit = async {
-            self.index.recognise(true).await?;
+        let lost = self.noting_refusals("audit", async {
+            self.in_time(self.index.recognise(true)).await?;
             self.index.audit().await
-        };
-        let lost = self.in_time(audit).await?;
+        });
+        let lost = lost.await?;
         if let Some(from) = lost {
             self.applied.fetch_min(from.get(), Ordering::Relaxed);
         }
@@ -297,15 +334,7 @@ impl Store for RedisStore {
     }
 
     async fn apply(&self, batch: Batch<'_>) -> Result<Applied, StoreError> {
-        let outcome = self.writing(self.index.apply(batch)).await;
-        match &outcome {
-            Ok(_) => self.is_refused.store(false, Ordering::Relaxed),
-            Err(StoreError::Unavailable(word)) if word == NOT_ALLOWED => {
-                self.is_refused.store(true, Ordering::Relaxed);
-            }
-            Err(_) => {}
-        }
-        let applied = outcome?;
+        let applied = self.writing("apply", self.index.apply(batch)).await?;
         self.applied.fetch_max(batch.end.get(), Ordering::Relaxed);
         Ok(applied)
     }
@@ -321,15 +350,15 @@ impl Store for RedisStore {
     }
 
     async fn forget_before(&self, cutoff: Timestamp) -> Result<(), StoreError> {
-        self.writing(self.index.forget_before(cutoff, &self.forgotten)).await
+        self.writing_in_steps("forget", self.index.forget_before(cutoff, &self.forgotten)).await
     }
 
     async fn erase(&self, driver: &DriverId) -> Result<(), StoreError> {
-        self.writing(self.index.erase(driver)).await
+        self.writing_in_steps("erase", self.index.erase(driver)).await
     }
 
     async fn board(&self, visit: Visit<'_>) -> Result<Option<Board>, StoreError> {
-        self.writing(self.index.at_board(visit)).await.map(Some)
+        self.writing("board", self.index.at_board(visit)).await.map(Some)
     }
 
     fn memory(&self) -> Option<&dyn Memory> {
@@ -354,7 +383,9 @@ impl Store for RedisStore {
     }
 
     async fn active_count(&self, window: Window) -> Result<u64, StoreError> {
-        self.within(self.index.active_count(window)).await
+        // Of as many steps as there are drivers.
+        self.in_time(self.index.recognised(false)).await?;
+        self.index.active_count(window).await
     }
 
     async fn track(
@@ -409,7 +440,7 @@ impl Store for RedisStore {
         if self.index.recognised.is_foreign() {
             return Some(FOREIGN.into());
         }
-        if self.is_refused.load(Ordering::Relaxed) {
+        if !self.refused.lock().is_empty() {
             return Some("writes are refused: this user may not run the commands that they take".into());
         }
         if let Some((missing, primaries)) = self.index.link.outage() {

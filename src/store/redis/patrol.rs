@@ -38,19 +38,20 @@ struct Place {
 }
 
 impl Index {
-    /// Goes on with both rounds. `shards` are those with a roster, newest first. What has a hole loses its marks, so
-    /// that every instance brings what it has; those shards.
+    /// Goes on with both rounds. `shards` are those with a roster that can be asked, newest first. What has a hole loses
+    /// its marks, so that every instance brings what it has; those shards.
     pub(super) async fn patrol(&self, patrol: &Patrol, shards: &[Shard]) -> Result<Vec<Shard>, StoreError> {
         let Some(newest) = shards.first().map(|shard| shard.hour()) else { return Ok(Vec::new()) };
         let (now, before): (Vec<Shard>, Vec<Shard>) = shards.iter().partition(|shard| shard.hour() == newest);
         let mut holed = Vec::new();
         for (round, shards) in [(&patrol.newest, now), (&patrol.others, before)] {
             for _ in 0..SLICES {
-                let place = round.lock().take();
-                let Some(place) = place.filter(|place| shards.contains(&place.shard)).or_else(|| first(&shards))
-                else {
+                let place = round.lock().clone();
+                let Some(place) = place.and_then(|place| resumed(place, &shards)).or_else(|| first(&shards)) else {
                     break;
                 };
+                // A round that is broken off goes on from there.
+                *round.lock() = Some(place.clone());
                 let (is_whole, last) = self.walk(&place).await?;
                 if !is_whole {
                     self.link.ask(Command::on("UNLINK", self.keys.marks(place.shard))).await?;
@@ -58,11 +59,10 @@ impl Index {
                 }
                 *round.lock() = match last {
                     Some(after) => Some(Place { after: Some(after), ..place }),
-                    None => shards
-                        .iter()
-                        .skip_while(|shard| **shard != place.shard)
-                        .nth(1)
-                        .map(|shard| Place { shard: *shard, after: None }),
+                    None => {
+                        let next = shards.iter().find(|shard| **shard < place.shard);
+                        next.map(|shard| Place { shard: *shard, after: None })
+                    }
                 };
             }
         }
@@ -90,6 +90,12 @@ impl Index {
         }
         Ok((true, None))
     }
+}
+
+/// The same place, or the beginning of the next shard if that one is not among them any more.
+fn resumed(place: Place, shards: &[Shard]) -> Option<Place> {
+    let next = *shards.iter().find(|shard| **shard <= place.shard)?;
+    Some(if next == place.shard { place } else { Place { shard: next, after: None } })
 }
 
 fn first(shards: &[Shard]) -> Option<Place> {

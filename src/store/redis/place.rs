@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::Index;
-use super::apply::{Move, Moves, Slice, count, score};
+use super::apply::{DRIVERS_PER_COMMAND, Move, Moves, Slice, count, score};
 use super::keys::Keys;
 use super::link::{Change, Command, Reply, Request};
 use super::marks::Attempt;
@@ -40,8 +40,6 @@ pub(super) const LEFT: &str = include_str!("left.lua");
 const DRIVERS_PER_CALL: usize = 20;
 /// Drivers in one transaction.
 const DRIVERS_PER_MESSAGE: usize = 100;
-/// Of those, how many in one ZADD, which takes longest: at a million drivers one of 100 passes a millisecond too often.
-const DRIVERS_PER_ZADD: usize = 50;
 
 /// What a cell is to be told of a driver.
 #[derive(Debug)]
@@ -164,22 +162,22 @@ impl Message<'_> {
         request.add(&self.call);
         let [positions, drivers, seen] =
             [Keys::positions, Keys::drivers, Keys::seen].map(|key| key(self.keys, self.to));
-        let here: Option<Vec<_>> = self.visits.iter().map(|visit| Some((visit.score?, visit.driver))).collect();
-        if let Some(here) = here {
-            for here in here.chunks(DRIVERS_PER_ZADD) {
+        for visits in self.visits.chunks(DRIVERS_PER_COMMAND) {
+            let here: Option<Vec<_>> = visits.iter().map(|visit| Some((visit.score?, visit.driver))).collect();
+            if let Some(here) = here {
                 request.command("ZADD", 2 * here.len() + 1).arg(&positions);
                 for (score, driver) in here {
                     request.number(score).arg(driver.as_str());
                 }
+                drivers_of("SADD", &drivers, visits, request);
+            } else {
+                drivers_of("ZREM", &positions, visits, request);
+                drivers_of("SREM", &drivers, visits, request);
             }
-            self.with_drivers("SADD", &drivers, request);
-        } else {
-            self.with_drivers("ZREM", &positions, request);
-            self.with_drivers("SREM", &drivers, request);
-        }
-        request.command("HSET", 2 * self.visits.len() + 1).arg(&seen);
-        for visit in self.visits {
-            request.arg(visit.driver.as_str()).arg(&visit.fix);
+            request.command("HSET", 2 * visits.len() + 1).arg(&seen);
+            for visit in visits {
+                request.arg(visit.driver.as_str()).arg(&visit.fix);
+            }
         }
         // Any of them may be new, or have been emptied since.
         for key in [positions, drivers, seen] {
@@ -187,13 +185,13 @@ impl Message<'_> {
         }
         1
     }
+}
 
-    /// Adds a command on a key whose arguments are the drivers.
-    fn with_drivers(&self, name: &str, key: &Bytes, request: &mut Request) {
-        request.command(name, self.visits.len() + 1).arg(key);
-        for visit in self.visits {
-            request.arg(visit.driver.as_str());
-        }
+/// Adds a command on a key whose arguments are the drivers of these.
+fn drivers_of(name: &str, key: &Bytes, visits: &[Visit<'_>], request: &mut Request) {
+    request.command(name, visits.len() + 1).arg(key);
+    for visit in visits {
+        request.arg(visit.driver.as_str());
     }
 }
 

@@ -8,7 +8,8 @@
 //! - watches the tracks, unless the key names its writer; of a cell, leaves it to a script what is newer (`place`).
 //!
 //! So while a key names a writer nobody else's transaction is executed. Its own are told apart by its *turn*: one batch at a
-//! time, and a new name after one that failed or was given up, of which something may be on its way still.
+//! time, and a new name after one that failed or was given up, of which something may be on its way still. A key that was
+//! named in this very turn counts for the next: what the batch holds for newest, it found out before.
 //!
 //! Never here: what else a slice looks at or writes.
 
@@ -33,6 +34,7 @@ pub(super) struct Writers {
     process: Bytes,
     /// Turns that did not end well.
     failed: AtomicU64,
+    turns: AtomicU64,
     turn: tokio::sync::Mutex<()>,
     /// Shards that were this process' alone when they were last looked at: where to begin, no more.
     own: Mutex<BTreeSet<Shard>>,
@@ -41,6 +43,8 @@ pub(super) struct Writers {
 /// The right to write, which one batch has at a time.
 pub(super) struct Turn<'a> {
     writers: &'a Writers,
+    /// What the names have in common that keep their worth.
+    names: String,
     name: Bytes,
     is_done: bool,
     _one: tokio::sync::MutexGuard<'a, ()>,
@@ -70,7 +74,13 @@ pub(super) enum Found {
 impl Writers {
     /// `process` is a name that no other has.
     pub(super) fn new(process: Bytes) -> Self {
-        Self { process, failed: AtomicU64::default(), turn: tokio::sync::Mutex::default(), own: Mutex::default() }
+        Self {
+            process,
+            failed: AtomicU64::default(),
+            turns: AtomicU64::default(),
+            turn: tokio::sync::Mutex::default(),
+            own: Mutex::default(),
+        }
     }
 
     /// Waits until no other batch is on its way. Hours that ended before `cutoff` are forgotten.
@@ -78,8 +88,9 @@ impl Writers {
         let one = self.turn.lock().await;
         self.own.lock().retain(|shard| shard.hour().end() >= cutoff);
         let process = std::str::from_utf8(&self.process).expect("it is hex digits");
-        let name = format!("{process}-{}", self.failed.load(Ordering::Relaxed)).into();
-        Turn { writers: self, name, is_done: false, _one: one }
+        let names = format!("{process}-{}-", self.failed.load(Ordering::Relaxed));
+        let name = format!("{names}{}", self.turns.fetch_add(1, Ordering::Relaxed)).into();
+        Turn { writers: self, names, name, is_done: false, _one: one }
     }
 }
 
@@ -106,8 +117,9 @@ impl Turn<'_> {
         } else {
             self.writers.own.lock().remove(&shard);
         }
+        let is_good = |name: &[u8]| name.starts_with(self.names.as_bytes());
         match named {
-            Some(name) if *name == *self.name => Found::Right,
+            Some(name) if is_good(name) && !(is_alone && *name == *self.name) => Found::Right,
             _ if is_alone => Found::NotOurs,
             Some(SEVERAL) => Found::Right,
             _ if is_ours => Found::Becomes(self.name.clone()),

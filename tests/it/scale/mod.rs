@@ -2,10 +2,11 @@
 //! fleet goes through it in every test run, so that it does not rot.
 //!
 //! Beside each figure stands what a bare client costs in the same run (`bare`), for machines differ from hour to hour:
-//! plain commands for the same, without newest-wins; GEOADD of one member for the slow log; GEOSEARCH; ZRANGE and GEOPOS.
+//! plain commands for the same, without newest-wins; GEOSEARCH; ZRANGE and GEOPOS; GEOADD of one member for the slow log.
 
 mod bare;
 mod fleet;
+mod slow;
 mod turns;
 
 use std::sync::Arc;
@@ -187,17 +188,6 @@ fn bare(drivers: usize, queries: usize) -> Row {
     client.list(&fleet.report());
     let listed_us = (server.cpu_us() - before) / drivers as f64;
     Row { nearby_ms, listed_us, slow_reads: server.slow(), ..row }
-}
-
-/// What the slow log has of commands of one member.
-fn one_by_one(drivers: usize) -> String {
-    let mut server = Server::start();
-    let mut client = Bare::connect(&server.redis);
-    let mut fleet = Fleet::new(drivers);
-    client.write_one_by_one(&fleet.report());
-    server.begin();
-    (0..ROUNDS).for_each(|_| client.write_one_by_one(&fleet.report()));
-    server.slow()
 }
 
 fn nearby(centre: Position, radius_m: f64, window: Window) -> NearbyQuery {
@@ -382,9 +372,7 @@ async fn death(drivers: usize, seconds: u64) -> String {
 async fn table(sizes: &[usize], resolutions: &[Option<u8>], queries: usize, rest_s: u64) {
     println!("{HEAD}");
     for drivers in sizes {
-        let mut plain = bare(*drivers, queries);
-        plain.slow_writes = format!("{}; one member each: {}", plain.slow_writes, one_by_one(*drivers));
-        plain.print();
+        bare(*drivers, queries).print();
         for resolution in resolutions {
             ours(*drivers, *resolution, queries).await.print();
         }
@@ -420,6 +408,13 @@ async fn what_a_fleet_costs_redis() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it measures"]
+async fn what_the_slow_log_has() {
+    let (sizes, hours) = asked();
+    slow::table(&sizes, &hours).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "it measures"]
 async fn what_writes_cost_in_turns() {
     let (sizes, hours) = asked();
     turns::table(&sizes, &hours).await;
@@ -429,5 +424,6 @@ async fn what_writes_cost_in_turns() {
 async fn the_measurement_runs() {
     let hours = [None, Some(7)];
     table(&[300], &hours, 5, 1).await;
+    slow::table(&[300], &hours).await;
     turns::table(&[300], &hours).await;
 }
