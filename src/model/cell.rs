@@ -16,6 +16,8 @@ pub struct Resolution(h3o::Resolution);
 impl Resolution {
     /// The finest.
     pub const MAX: u8 = 9;
+    /// The coarsest.
+    pub const COARSEST: Self = Self(h3o::Resolution::Zero);
 
     /// `None` above [`Self::MAX`].
     pub fn new(resolution: u8) -> Option<Self> {

@@ -2,9 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::{IndexState, Label, QueryError};
 use crate::store::Store;
+
+/// How long an answer is held up by an audit: longer, and it is not called complete.
+const AUDIT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a store answered.
 pub(super) enum Seen<T> {
@@ -94,7 +100,8 @@ impl Source {
         }
         let is_intact = match self.store.glance().await {
             Ok(true) => true,
-            Ok(false) => matches!(self.store.audit().await, Ok(None)),
+            // It goes on, however long it takes; who asked does not wait for that.
+            Ok(false) => matches!(timeout(AUDIT_PATIENCE, self.store.audit()).await, Ok(Ok(None))),
             Err(_) => false,
         };
         let after = self.label.look();

@@ -48,6 +48,7 @@ mod scale;
 mod scrub;
 mod sharding;
 mod sharding_instances;
+mod sharding_many;
 mod store_contract;
 mod tidy;
 mod tls;

@@ -131,6 +131,31 @@ async fn a_change_that_may_have_been_missed_is_noticed() {
     remembers(&mine, window, "it was read anew", |newest| newest.contains_key(&stranger)).await;
 }
 
+/// A stream that begins, and is full before it was ever read, may have dropped its beginning.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stream_dropped_before_it_was_first_read_is_noticed() {
+    let server = RedisServer::start();
+    let resolution = Resolution::new(7);
+    let connect = async |instance: &str| {
+        let store = RedisStore::connect(Options { shard_resolution: resolution, ..options(&server, instance) }).await;
+        let store = store.expect("a good URL");
+        works_again(&store).await;
+        store
+    };
+    let (mine, others) = (connect(MINE).await, connect(OTHERS).await);
+    let window = window(3_600);
+    remembers(&mine, window, "nobody is there", Newest::is_empty).await;
+    // Each bucket gets more slices than its stream keeps, in most of them sooner than anybody reads.
+    let (ts, mut expected) = (now(), 0);
+    for bucket in 0..6 {
+        let of_it = (0..).map(id).filter(|driver| crc32c::crc32c(driver.as_str().as_bytes()) % 32 == bucket);
+        let all: Vec<Point> = of_it.take(1_500).map(|driver| point(driver, ts, 525_000_000, 134_000_000)).collect();
+        others.apply(batch(&all, 1)).await.expect("Redis is there");
+        expected += all.len();
+        remembers(&mine, window, "all of them", |newest| newest.len() == expected).await;
+    }
+}
+
 /// Whoever says that it is whole may have put in a moment ago what it had owed for long: what was read before that does not
 /// count any more.
 #[tokio::test(flavor = "multi_thread")]

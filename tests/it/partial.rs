@@ -6,14 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use geotrail::model::Resolution;
+use geotrail::model::{Point, Resolution};
+use geotrail::store::Store;
+use geotrail::store::redis::{Options, RedisStore};
 use serde_json::Value;
 
 use crate::harness::app::Service;
 use crate::harness::cluster::Cluster;
 use crate::harness::eventually;
 use crate::harness::http::{Answer, Http};
+use crate::harness::redis::RedisServer;
 use crate::oracle::{Report, Seen, hour_name, hour_of, rfc3339};
+use crate::redis_store::{batch, id, now, options, point, works_again};
 
 const HOUR_MS: i64 = 3_600_000;
 /// Enough hours that every primary has some of an hour that is one shard.
@@ -367,6 +371,61 @@ async fn one_primary_less_and_hours_that_are_many_shards() {
     let fleet = survives(fleet, Fault::DiesWithDump, 1, false).await;
     let fleet = survives(fleet, Fault::DiesEmpty, 2, false).await;
     fleet.service.stop().await;
+}
+
+/// Of two that are away, the one with the newest hour stays away longer: what the other was owed does not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_primary_was_owed_does_not_wait_for_another() {
+    let mut fleet = Fleet::new(None, "").await;
+    let owner = |fleet: &Fleet, back: i64| fleet.owners(hour_of(fleet.now) - back)[&name(0)];
+    let longer = owner(&fleet, 0);
+    let back = (1..HOURS).find(|back| owner(&fleet, *back) != longer).expect("others have some");
+    let shorter = owner(&fleet, back);
+    fleet.strike(Fault::Freezes, shorter).await;
+    let ts = fleet.goes_on(back).await;
+    let newest = fleet.goes_on(0).await;
+    eventually("what came after it", async || is_at(&fleet.service, &name(0), newest).await).await;
+    fleet.strike(Fault::Freezes, longer).await;
+    // By then it is not waited for.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    fleet.mend(Fault::Freezes, shorter);
+    let path = format!("/v1/drivers/{}/track?from={ts}&to={}", name(0), ts + 1);
+    eventually("what it was owed", async || {
+        let answer = fleet.service.get(&path).await;
+        (answer.status == 200 && answer.json()["points"].as_array().is_some_and(|points| points.len() == 1))
+            .then_some(())
+    })
+    .await;
+    fleet.mend(Fault::Freezes, longer);
+    fleet.assert_whole().await;
+    fleet.service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_hour_that_cannot_be_reached_keeps_no_other_from_being_forgotten() {
+    let mut cluster = tokio::task::block_in_place(|| Cluster::start(false));
+    let options = Options { url: cluster.url_of_all(), ..options(&cluster.servers[0], "00000000000000aa") };
+    let store = RedisStore::connect(options).await.expect("a good URL");
+    works_again(&store).await;
+    let all: Vec<Point> =
+        (1..=HOURS).map(|back| point(id(1), now().plus_ms(-back * HOUR_MS), 525_000_000, 134_000_000)).collect();
+    store.apply(batch(&all, 1)).await.expect("Redis is there");
+    let big = |server: &RedisServer| {
+        let keys = server.keys().into_iter();
+        keys.filter(|key| !key.contains(":track:") && !key.contains("{erasures")).collect::<Vec<_>>()
+    };
+    let oldest = all[HOURS as usize - 1].fix.ts.hour();
+    let dead = cluster.owner(&format!("geotrail:{{{oldest}}}:fixes"));
+    assert!(cluster.servers.iter().all(|server| !big(server).is_empty()), "every primary has some");
+    cluster.servers[dead].kill();
+    let this_hour = now().hour().start().plus_ms(1);
+    let is_forgotten = store.forget_before(this_hour).await;
+    assert!(is_forgotten.is_err(), "one could not be reached");
+    for (at, server) in cluster.servers.iter().enumerate() {
+        assert!(at == dead || big(server).is_empty(), "{:?}", big(server));
+    }
+    tokio::task::block_in_place(|| cluster.servers[dead].restart());
+    eventually("the rest goes too", async || store.forget_before(this_hour).await.ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,15 +3,15 @@
 
 use std::time::Duration;
 
-use geotrail::model::Point;
+use geotrail::model::{DriverId, Point};
 use geotrail::store::redis::RedisStore;
 use geotrail::store::{Batch, Store};
 use tokio::sync::oneshot;
 
 use crate::harness::gate::{Gate, Verdict};
 use crate::harness::redis::{RedisServer, eventually};
-use crate::redis_store::{assert_expiries, assert_holds, batch};
-use crate::redis_store_races::{ONE, TWO, assert_keys, connected};
+use crate::redis_store::{assert_expiries, assert_holds, batch, id};
+use crate::redis_store_races::{ONE, TWO, assert_keys, connected, fleet};
 use crate::redis_store_writers::{somebody, transactions};
 use crate::sharding::{assert_sharded_keys, resolution};
 
@@ -152,4 +152,50 @@ async fn what_was_given_up_and_comes_after_an_erasure_shows_nobody() {
         arrives(&server, held);
         assert_keys(&server, &[], Some(resolution(CELLS)));
     }
+}
+
+/// It found out what is newest before the cell was its own: somebody else may have told the cell since, and an erasure have
+/// taken away what says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_a_cell_to_itself_only_now_tells_it_nothing_unasked() {
+    let server = RedisServer::start();
+    let mut gate = Gate::before(&server).await;
+    let slow = connected(&server, gate.url(), ONE, Some(CELLS)).await;
+    let fast = connected(&server, server.url(), TWO, Some(CELLS)).await;
+    // Two of one bucket, so that they are one slice.
+    let of_one_bucket = |driver: &DriverId| crc32c::crc32c(driver.as_str().as_bytes()) % 32 == 7;
+    let two: Vec<DriverId> = (0..).map(id).filter(of_one_bucket).take(2).collect();
+    let at = |driver: usize, step: i32, seconds: i64| Point {
+        driver: two[driver].clone(),
+        ..fleet(0, step, seconds)[0].clone()
+    };
+    let mut all = vec![at(1, 0, 5), at(1, 0, 10)];
+    fast.apply(batch(&all[..1], 1)).await.expect("Redis is there");
+    slow.apply(batch(&all[1..], 1)).await.expect("Redis is there");
+
+    // One comes into the cell, the other leaves it, and is back before the cell hears of that.
+    let (older, newer) = ([at(0, 0, 20), at(1, 2, 20)], [at(1, 0, 30)]);
+    gate.close();
+    let overtaking = async {
+        let bucket = gate.holds().await.expect("the gate is there");
+        gate.close();
+        bucket.send(Verdict::Pass).expect("the gate waits");
+        let first = gate.holds().await.expect("the gate is there");
+        gate.close();
+        // The other cell, unless it goes over the same connection.
+        let second = tokio::time::timeout(Duration::from_millis(300), gate.holds()).await.ok();
+        fast.apply(batch(&newer, 2)).await.expect("Redis is there");
+        fast.erase(&id(99_999)).await.expect("Redis is there");
+        first.send(Verdict::Pass).expect("the gate waits");
+        let second = match second {
+            Some(second) => second,
+            None => gate.holds().await,
+        };
+        second.expect("the gate is there").send(Verdict::Pass).expect("the gate waits");
+    };
+    let (written, ()) = tokio::join!(slow.apply(batch(&older, 2)), overtaking);
+    written.expect("it looks again");
+    all.extend(older.into_iter().chain(newer));
+    assert_keys(&server, &all, Some(resolution(CELLS)));
+    assert_holds(&slow, &all).await;
 }

@@ -170,6 +170,42 @@ async fn another_way_to_divide_asks_for_everything() {
 }
 
 #[tokio::test]
+async fn what_was_divided_otherwise_is_erased_from_and_forgotten_too() {
+    for (before, after) in [(None, Some(7)), (Some(7), None), (Some(7), Some(5))] {
+        let server = RedisServer::start();
+        let connect = async |number: Option<u8>| {
+            let options = Options { shard_resolution: number.map(resolution), ..options(&server, ONE) };
+            let store = RedisStore::connect(options).await.expect("a good URL");
+            works_again(&store).await;
+            store
+        };
+        let all = points(9, 600, 20);
+        connect(before).await.apply(batch(&all, 9)).await.expect("Redis is there");
+        let store = connect(after).await;
+        store.apply(Batch { repeated: true, ..batch(&all, 9) }).await.expect("Redis is there");
+        let gone = &all[0].driver;
+        store.erase(gone).await.expect("Redis is there");
+        let left =
+            dump(&server).into_iter().filter(|[key, id, _]| key.ends_with(gone.as_str()) || *id == gone.as_str());
+        assert_eq!(left.collect::<Vec<_>>(), Vec::<[String; 3]>::new(), "{before:?} {after:?}");
+        assert!(!server.keys().iter().any(|key| key.ends_with(gone.as_str())), "{before:?} {after:?}");
+        let in_hashes = "local n = 0 for _, key in ipairs(redis.call('KEYS', '*')) do \
+                         if redis.call('TYPE', key).ok == 'hash' then n = n + redis.call('HEXISTS', key, ARGV[1]) end end return n";
+        assert_eq!(server.cli(&["EVAL", in_hashes, "0", gone.as_str()]).trim(), "0", "{before:?} {after:?}");
+        assert_holds(&store, &all.iter().filter(|point| point.driver != *gone).cloned().collect::<Vec<_>>()).await;
+
+        let this_hour = now().hour().start();
+        store.forget_before(this_hour.plus_ms(1)).await.expect("Redis is there");
+        let kept = format!("{{{}", this_hour.hour());
+        let next = format!("{{{}", this_hour.plus_ms(3_600_000).hour());
+        let of_past = |key: &String| !key.contains(":track:") && !key.contains(&kept) && !key.contains(&next);
+        // An erasure leaves word in hours that nobody was in.
+        let left = server.keys().into_iter().filter(|key| of_past(key) && !key.ends_with(":changes"));
+        assert_eq!(left.collect::<Vec<_>>(), Vec::<String>::new(), "{before:?} {after:?}");
+    }
+}
+
+#[tokio::test]
 async fn forgetting_takes_every_shard_of_an_hour() {
     let server = RedisServer::start();
     let store = sharded(&server, ONE, 7).await;

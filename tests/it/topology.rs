@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use geotrail::model::{DriverId, Fix, Hour, Offset, Point, Position, Tags, Timestamp};
+use geotrail::model::{DriverId, Fix, Hour, Offset, Point, Position, Resolution, Tags, Timestamp};
 use geotrail::store::redis::{Options, RedisStore};
 use geotrail::store::{Applied, Batch, Store, StoreError, Window};
 
@@ -14,6 +14,8 @@ use crate::harness::cluster::Cluster;
 use crate::harness::redis::{PASSWORD, RedisServer, Sentinel, eventually as soon};
 use crate::harness::{PATIENCE, eventually};
 use crate::oracle::{Report, Seen, hour_name, hour_of};
+use crate::redis_store::{options, works_again};
+use crate::scale::City;
 
 const HOUR_MS: i64 = 3_600_000;
 /// Enough hours that every primary has some.
@@ -49,6 +51,25 @@ async fn assert_all_there(service: &Service, reports: &[Report], now: i64) {
         let track = service.track(driver, now - 47 * HOUR_MS, now + 1).await;
         assert_eq!(track.iter().map(|seen| seen.ts).collect::<Vec<_>>(), expected, "{driver}");
     }
+}
+
+/// 25 % from even at most.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keys_of_an_hour_of_a_city_lie_evenly_on_all_primaries() {
+    let cluster = tokio::task::block_in_place(|| Cluster::start(false));
+    let shard_resolution = Some(Resolution::new(7).expect("there is one"));
+    let (url, server) = (cluster.url_of_all(), &cluster.servers[0]);
+    let options = Options { url, shard_resolution, ..options(server, "00000000000000aa") };
+    let store = RedisStore::connect(options).await.expect("a good URL");
+    works_again(&store).await;
+    let city = City::new(10_000).report();
+    for (number, points) in city.chunks(1_000).enumerate() {
+        store.apply(batch(points, number as u64 + 1)).await.expect("Redis is there");
+    }
+    let keys: Vec<f64> = cluster.servers.iter().map(|server| server.keys().len() as f64).collect();
+    let even = keys.iter().sum::<f64>() / keys.len() as f64;
+    assert!(keys.iter().all(|keys| (0.75..=1.25).contains(&(keys / even))), "{keys:?}");
+    assert!(even > 3_000.0, "{keys:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

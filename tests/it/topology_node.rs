@@ -242,6 +242,23 @@ async fn what_a_managed_server_refuses_is_done_without() {
     service.stop().await;
 }
 
+/// Without the board nothing is applied, so no write of a point is refused either.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_call_scripts_from_the_beginning_says_so_too() {
+    let server = RedisServer::start();
+    assert_eq!(server.cli(&["ACL", "SETUSER", "geotrail", "-eval", "-evalsha"]).trim(), "OK");
+    let service = Service::start(&server.url(), now().as_ms()).await;
+    let says = async |words: &str| service.get("/health").await.json().to_string().contains(words).then_some(());
+    eventually("it is said", async || says("writes are refused").await).await;
+    let answer = service.try_post("/v1/points", &[report("driver-1")]).await.expect("an answer");
+    assert_eq!(answer.status, 202, "points are taken all the same");
+    assert_eq!(server.cli(&["ACL", "SETUSER", "geotrail", "+eval", "+evalsha"]).trim(), "OK");
+    service.caught_up().await;
+    assert_eq!(service.get("/v1/drivers/driver-1").await.status, 200);
+    eventually("all well again", async || says("\"status\":\"pass\"").await).await;
+    service.stop().await;
+}
+
 #[test]
 fn the_documented_user_may_do_nothing_else() {
     let server = RedisServer::start();

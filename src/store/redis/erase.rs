@@ -33,7 +33,9 @@ impl Index {
         // Keys outlive the retention by their jitter, and this clock need not be the one points were judged by.
         let oldest = now.plus_ms(-self.keys.retention_ms() - 2 * 3_600_000).hour();
         let call = Call { field: field(driver), name: format!("{:016x}", rand::random::<u64>()).into() };
-        for hour in oldest.newest_first(now.plus_ms(MAX_AHEAD_MS + 3_600_000).hour()) {
+        let newest = now.plus_ms(MAX_AHEAD_MS + 3_600_000).hour();
+        let hours = || oldest.newest_first(newest);
+        for hour in hours() {
             // A cell remembers who has left it, so each of the hour is asked.
             let places = self.places(hour).await?;
             let shards: Vec<Shard> = places.into_iter().chain([self.keys.layout().bucket(hour, driver)]).collect();
@@ -51,6 +53,7 @@ impl Index {
                 }
             }
         }
+        self.erase_left_over(hours(), driver).await?;
         // By then no instance answers from what it had in memory.
         tokio::time::sleep(LEASE).await;
         Ok(())

@@ -51,14 +51,15 @@ impl Index {
         let places = self.places(hour).await;
         let known = places.as_ref().map_or(&[][..], |places| &**places);
         let shards: Vec<Shard> = known.iter().copied().chain(self.buckets(hour)).collect();
-        let unlinked = self.unlink_all(&shards).await;
+        let keys: Vec<Bytes> = shards.iter().flat_map(|shard| self.keys.all(*shard)).collect();
+        let unlinked = self.unlink(&keys).await;
         // The list of the cells goes last: without it nobody would find them again.
         places.and(unlinked)?;
-        self.unlink_all(&[Shard::whole(hour)]).await
+        self.unlink(&self.left_over(hour).await?).await?;
+        self.unlink(&self.keys.all(Shard::whole(hour))).await
     }
 
-    async fn unlink_all(&self, shards: &[Shard]) -> Result<(), StoreError> {
-        let keys: Vec<Bytes> = shards.iter().flat_map(|shard| self.keys.all(*shard)).collect();
+    async fn unlink(&self, keys: &[Bytes]) -> Result<(), StoreError> {
         let mut outcome = Ok(());
         for keys in keys.chunks(KEYS_PER_PIPELINE) {
             let unlinking = keys.iter().map(|key| Command::on("UNLINK", key.clone()));

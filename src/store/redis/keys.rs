@@ -12,11 +12,11 @@ use bytes::Bytes;
 use super::shard::{Layout, Part, Shard};
 use crate::model::{DriverId, Hour};
 
-/// How long after the retention the first key of an hour expires: what is big has been unlinked by then (`forget`, once
-/// a minute), which costs nobody anything, where an expiry would hold Redis up.
-const UNLINKED_WITHIN_S: u32 = 300;
 /// How far apart the keys of one hour expire: 10 minutes keep a million small keys from expiring in one burst.
 const JITTER_S: u32 = 600;
+/// Of that, how long nothing expires but tracks: the rest, which may be big, has been unlinked by then (`forget`, once a
+/// minute). That costs nobody anything, where an expiry would hold Redis up.
+const UNLINKED_WITHIN_S: u32 = 300;
 
 /// The tags of the board and of its copies, in each third of the slots: a cluster that shares its slots out evenly has
 /// them on three primaries.
@@ -50,6 +50,12 @@ pub fn hour_of(prefix: &str, key: &[u8]) -> Option<Hour> {
     let (hour, rest) = tag.split_at_checked(10)?;
     let ends = matches!(rest.first(), Some(b'}' | b':'));
     Hour::parse(std::str::from_utf8(hour).ok().filter(|_| ends)?).ok()
+}
+
+/// Whether a key is a track; a prefix has no braces.
+fn is_track(key: &[u8]) -> bool {
+    let tag_end = key.iter().position(|byte| *byte == b'}');
+    tag_end.is_some_and(|end| key[end..].starts_with(b"}:track:"))
 }
 
 /// A key under `prefix` that is never there.
@@ -235,11 +241,12 @@ impl Keys {
         format!("{}:{{{copy}}}:id", self.prefix).into()
     }
 
-    /// When `key` expires, in seconds since 1970: so long after the end of its hour, some minutes for it to be unlinked,
-    /// and a little more, which depends on the key alone, so that every instance and every repetition sets the same.
+    /// When `key` expires, in seconds since 1970: so long after the end of its hour, and a little more, which
+    /// depends on the key alone, so that every instance and every repetition sets the same.
     pub(super) fn expires_at_s(&self, shard: Shard, key: &[u8]) -> i64 {
-        let jitter_s = crc32c::crc32c(key) % (JITTER_S + 1);
-        shard.hour().end().as_ms() / 1_000 + self.retention_s + i64::from(UNLINKED_WITHIN_S + jitter_s)
+        let earliest_s = if is_track(key) { 0 } else { UNLINKED_WITHIN_S };
+        let jitter_s = earliest_s + crc32c::crc32c(key) % (JITTER_S + 1 - earliest_s);
+        shard.hour().end().as_ms() / 1_000 + self.retention_s + i64::from(jitter_s)
     }
 
     fn key(&self, shard: Shard, name: &str) -> Bytes {

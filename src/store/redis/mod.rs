@@ -9,7 +9,7 @@
 //!   `shard` is how an hour is divided, `atlas` which cells it has.
 //! - `fold` takes from a batch what Redis need not see, and `held` what tracks have of it already; `apply` with `note.lua`
 //!   writes, by `writer` watching no more than it must, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua` and what `density`
-//!   remembers, `listing`, `track` read; `forget` and `erase` remove.
+//!   remembers, `listing`, `track` read; `forget` and `erase` remove, what was divided otherwise too (`leftovers`).
 //! - `changes` with `follow.lua` tells other instances what was written, and `mirror` keeps the newest fixes in memory by
 //!   that: most questions are answered there.
 //! - `marks` with `count.lua` and `audit.lua` knows what should be there, and notices when it is not; `patrol` notices
@@ -56,6 +56,7 @@ pub mod fold;
 mod forget;
 mod held;
 mod keys;
+mod leftovers;
 mod link;
 mod listing;
 mod marks;

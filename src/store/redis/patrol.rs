@@ -57,12 +57,10 @@ impl Index {
                     self.link.ask(Command::on("UNLINK", self.keys.marks(place.shard))).await?;
                     holed.push(place.shard);
                 }
+                let next = || shards.iter().find(|shard| **shard < place.shard);
                 *round.lock() = match last {
                     Some(after) => Some(Place { after: Some(after), ..place }),
-                    None => {
-                        let next = shards.iter().find(|shard| **shard < place.shard);
-                        next.map(|shard| Place { shard: *shard, after: None })
-                    }
+                    None => next().map(|shard| Place { shard: *shard, after: None }),
                 };
             }
         }

@@ -105,6 +105,14 @@ impl Layout {
         Shard { hour, part }
     }
 
+    /// The other way to divide; which size its cells have matters to nobody who has their names.
+    pub(super) const fn other(self) -> Self {
+        match self {
+            Self::Whole => Self::Sharded(Resolution::COARSEST),
+            Self::Sharded(_) => Self::Whole,
+        }
+    }
+
     /// How many buckets an hour has.
     pub(super) const fn buckets(self) -> usize {
         match self {

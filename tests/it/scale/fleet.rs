@@ -15,7 +15,7 @@ const LON: f64 = 13.4;
 const M_PER_DEG: f64 = 111_226.0;
 
 /// A metropolis of 60 by 60 km: 7 of 10 drivers stand in ten hot spots of 1.5 km, all move by 30 m.
-pub(super) struct Fleet {
+pub(crate) struct Fleet {
     rng: StdRng,
     /// Metres east and north of the middle.
     places: Vec<(f64, f64)>,
@@ -24,7 +24,7 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
-    pub(super) fn new(drivers: usize) -> Self {
+    pub(crate) fn new(drivers: usize) -> Self {
         let mut rng = StdRng::seed_from_u64(1);
         let anywhere = |rng: &mut StdRng| (rng.random_range(-3e4..3e4), rng.random_range(-3e4..3e4));
         let spots: Vec<(f64, f64)> = (0..10).map(|_| anywhere(&mut rng)).collect();
@@ -43,7 +43,7 @@ impl Fleet {
     }
 
     /// Where everybody is next, at a moment of an hour that is over.
-    pub(super) fn report(&mut self) -> Vec<Point> {
+    pub(crate) fn report(&mut self) -> Vec<Point> {
         let begun = self.window.since.plus_ms(600_000 + 5_000 * self.reported as i64);
         self.reported += 1;
         let mut points = Vec::with_capacity(self.places.len());

@@ -20,6 +20,7 @@ use geotrail::store::{NearbyQuery, Store, When, Window};
 
 use self::bare::Bare;
 use self::fleet::Fleet;
+pub(crate) use self::fleet::Fleet as City;
 use crate::harness::eventually;
 use crate::harness::redis::RedisServer;
 use crate::redis_store::{batch, options, works_again};

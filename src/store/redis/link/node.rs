@@ -60,6 +60,7 @@ pub(super) struct Tally {
     told_of_policy: AtomicBool,
     told_of_names: AtomicBool,
     told_of_slow_log: AtomicBool,
+    told_of_info: AtomicBool,
 }
 
 /// One server.
@@ -362,6 +363,12 @@ impl State {
     /// A server that does not tell is asked again: an access list may change.
     async fn look_at_memory(&self, evicted: &mut Evicted) {
         let info = self.ask(&Command::keyless("INFO").arg("memory").arg("stats")).await;
+        let is_hidden = matches!(&info, Err(failure) if *failure == Failure::Down(NOT_ALLOWED.into()));
+        if is_hidden && !self.tally.told_of_info.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "Redis does not show its INFO here: whether it lets go of keys when it is full is not known"
+            );
+        }
         let Some(memory) = info.ok().and_then(|info| Memory::read(info.text()?)) else { return };
         self.may_evict.store(memory.may_evict, Ordering::Relaxed);
         if memory.may_evict && !self.tally.told_of_policy.swap(true, Ordering::Relaxed) {
