@@ -6,6 +6,7 @@
 //! Never here: what is there by today's division (`erase`, `forget`).
 
 use bytes::Bytes;
+use futures_util::future;
 
 use super::Index;
 use super::link::{Command, Reply};
@@ -25,14 +26,14 @@ impl Index {
         driver: &DriverId,
     ) -> Result<(), StoreError> {
         let mut removals = Vec::new();
-        for hour in hours {
+        let places_of = async |hour| Ok::<_, StoreError>((hour, self.places_left_over(hour).await?));
+        for (hour, places) in future::try_join_all(hours.map(places_of)).await? {
             let bucket = self.keys.layout().other().bucket(hour, driver);
             let of_bucket = [
                 ("HDEL", self.keys.fixes(bucket)),
                 ("ZREM", self.keys.roster(bucket)),
                 ("HDEL", self.keys.leaving(bucket)),
             ];
-            let places = self.places_left_over(hour).await?;
             let of_places = places.into_iter().flat_map(|place| {
                 let (positions, drivers) = (self.keys.positions(place), self.keys.drivers(place));
                 [("ZREM", positions), ("SREM", drivers), ("HDEL", self.keys.seen(place))]
