@@ -35,8 +35,8 @@ use crate::store::{Applied, Batch, StoreError};
 
 /// Drivers in a slice. Its transaction holds Redis as a whole: see `docs/redis-keys.md` for how long.
 const DRIVERS_PER_SLICE: usize = 50;
-/// Drivers in one command that writes a key of many: the longer it takes, the likelier a machine that pauses for less than
-/// a millisecond makes one of it.
+/// Drivers in one command that writes a key of many: the longer it takes by itself, the shorter a pause of the machine makes
+/// a millisecond of it.
 pub(super) const DRIVERS_PER_COMMAND: usize = 25;
 /// Calls in one pipeline.
 const CALLS_PER_PIPELINE: usize = 32;
