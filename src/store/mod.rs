@@ -10,7 +10,8 @@
 //!   of which some cannot be asked puts in what belongs to the others and owes the rest: it says [`Applied::Partly`],
 //!   is not durable beyond the batch's start, and a later audit asks for that part of the journal again.
 //! - **Bounded.** No call holds the store up for longer than a slice of at most 1,000 elements takes; every call ends
-//!   within the deadline the store was built with, as [`StoreError::Unavailable`] if need be.
+//!   within the deadline the store was built with, as [`StoreError::Unavailable`] if need be. One that goes through everything
+//!   there is (opening, audits, counts, erasing, forgetting) takes as many steps as that takes, each within the deadline.
 //! - **Within the retention.** A store need answer only about fixes within its retention; what is older may be gone, or
 //!   still be there: forgetting may be lazy (tracks in Redis are left to their TTL).
 //! - **Erased is erased.** After `erase` no answer shows what was applied of the driver before, and no file of the store
