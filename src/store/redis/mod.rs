@@ -94,7 +94,7 @@ pub struct Options {
     pub shard_resolution: Option<Resolution>,
     /// How long an hour is kept after its end.
     pub retention: Duration,
-    /// Within which each call ends.
+    /// Within which each call ends, or each step of one that goes through everything there is.
     pub deadline: Duration,
 }
 
@@ -260,23 +260,16 @@ impl RedisStore {
         .await
     }
 
-    /// A call that may write, of this name.
+    /// A call that may write, of this name; in time.
     async fn writing<T>(
         &self,
         name: &'static str,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        self.noting_refusals(
-            name,
-            self.in_time(async {
-                self.index.recognised(true).await?;
-                call.await
-            }),
-        )
-        .await
+        self.in_time(self.writing_in_steps(name, call)).await
     }
 
-    /// A call that may write, of as many steps as there are shards: each of them ends in time by itself.
+    /// The same, of as many steps as there are shards: each of them ends in time by itself.
     async fn writing_in_steps<T>(
         &self,
         name: &'static str,
