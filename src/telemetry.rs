@@ -45,6 +45,7 @@ struct Shared {
     deadletter_points: IntGaugeVec,
     applier_restarts: IntCounterVec,
     redis_slowlog_entries: IntCounterVec,
+    redis_transaction_duration: HistogramVec,
     store_shares: [IntGaugeVec; 2],
     clock_skew: GaugeVec,
     shadow_answers: IntCounterVec,
@@ -144,17 +145,16 @@ impl Metrics {
                 "Entries of the slow log of Redis, by whose command it was.",
                 &["client"],
             ),
+            redis_transaction_duration: histograms(
+                &registry,
+                "redis_transaction_duration_seconds",
+                "For how long a transaction held Redis, which its slow log does not tell.",
+                &[],
+            ),
             store_shares: store_shares(&registry),
             clock_skew: clock_skew(&registry),
             shadow_answers: shadow_answers(&registry),
-            vendor_expiry: register(
-                &registry,
-                GaugeVec::new(
-                    Opts::new(name("vendor_expiry_seconds"), "When a thing bought from others runs out, since 1970."),
-                    &["name", "owner", "kind"],
-                )
-                .expect(WELL_FORMED),
-            ),
+            vendor_expiry: vendor_expiry(&registry),
             at_scrape: Mutex::default(),
             registry,
         }))
@@ -234,6 +234,11 @@ impl Metrics {
     /// The counter of slow commands of `client`: `geotrail` for our own, `other` for all others'.
     pub fn redis_slowlog_entries(&self, client: &'static str) -> IntCounter {
         self.0.redis_slowlog_entries.with_label_values(&[client])
+    }
+
+    /// How long our transactions in Redis take, by Redis' own clock.
+    pub fn redis_transactions(&self) -> Histogram {
+        self.0.redis_transaction_duration.with_label_values(&[] as &[&str])
     }
 
     /// The shares of a store.
@@ -323,6 +328,12 @@ fn clock_skew(registry: &Registry) -> GaugeVec {
     register(registry, GaugeVec::new(Opts::new(name("clock_skew_seconds"), help), &["store"]).expect(WELL_FORMED))
 }
 
+fn vendor_expiry(registry: &Registry) -> GaugeVec {
+    let help = "When a thing bought from others runs out, since 1970.";
+    let gauges = GaugeVec::new(Opts::new(name("vendor_expiry_seconds"), help), &["name", "owner", "kind"]);
+    register(registry, gauges.expect(WELL_FORMED))
+}
+
 fn shadow_answers(registry: &Registry) -> IntCounterVec {
     int_counters(
         registry,
@@ -398,6 +409,7 @@ mod tests {
         metrics.store_operation("redis", "apply").observe(0.1);
         metrics.set_store_state("redis", "partial");
         metrics.redis_slowlog_entries("geotrail").inc();
+        metrics.redis_transactions().observe(0.000_9);
         metrics.set_clock_skew("redis", Some(-7_200_500));
         metrics.set_vendor_expiry("map", "ops", "licence", Timestamp::from_ms(2_000));
         let text = String::from_utf8(metrics.scrape().1).unwrap();
@@ -414,6 +426,8 @@ mod tests {
             "geotrail_store_state{state=\"partial\",store=\"redis\"} 1",
             "geotrail_store_state{state=\"up\",store=\"redis\"} 0",
             "geotrail_redis_slowlog_entries_total{client=\"geotrail\"} 1",
+            "geotrail_redis_transaction_duration_seconds_bucket{le=\"0.0005\"} 0",
+            "geotrail_redis_transaction_duration_seconds_bucket{le=\"0.001\"} 1",
             "geotrail_clock_skew_seconds{store=\"redis\"} -7200.5",
             "geotrail_vendor_expiry_seconds{kind=\"licence\",name=\"map\",owner=\"ops\"} 2",
         ] {

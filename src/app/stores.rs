@@ -105,7 +105,10 @@ impl Follower {
         let instance = journal.id().to_string();
         let redis = match choice {
             StoreChoice::Embedded => None,
-            StoreChoice::Redis(url) => Some(Arc::new(open_redis(url, config, instance.clone(), fleet).await?)),
+            StoreChoice::Redis(url) => {
+                let store = open_redis(url, config, instance.clone(), fleet).await?;
+                Some(Arc::new(store.timed_in(metrics.redis_transactions())))
+            }
         };
         let inner: Arc<dyn Store> = match &redis {
             Some(redis) => redis.clone(),

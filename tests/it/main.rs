@@ -40,6 +40,7 @@ mod rebuild;
 mod recovery;
 mod redis_losses;
 mod redis_store;
+mod redis_store_pace;
 mod redis_store_places;
 mod redis_store_races;
 mod redis_store_writers;

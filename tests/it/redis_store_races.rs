@@ -19,6 +19,8 @@ pub(crate) const ONE: &str = "00000000000000a1";
 pub(crate) const TWO: &str = "00000000000000b2";
 /// More than one transaction takes.
 const DRIVERS: usize = 70;
+/// As many as one transaction takes, whatever was measured.
+const FEW: usize = 10;
 
 pub(crate) async fn connected(server: &RedisServer, url: String, instance: &str, cells: Option<u8>) -> RedisStore {
     let options = Options { url, shard_resolution: cells.map(resolution), ..options(server, instance) };
@@ -48,11 +50,11 @@ async fn a_write_that_was_overtaken_looks_again() {
         let mut gate = Gate::before(&server).await;
         let slow = connected(&server, gate.url(), ONE, cells).await;
         let fast = connected(&server, server.url(), TWO, cells).await;
-        let first = fleet(0, 0, 10);
+        let [first, older, newer] =
+            [(0, 10), (1, 20), (2, 30)].map(|(step, seconds)| fleet(0, step, seconds)[..FEW].to_vec());
         slow.apply(batch(&first, 1)).await.expect("Redis is there");
         let alone = gate.passed();
 
-        let (older, newer) = (fleet(0, 1, 20), fleet(0, 2, 30));
         gate.close();
         let overtaking = async {
             let held = gate.holds().await.expect("the gate is there");
@@ -78,7 +80,7 @@ async fn others_drivers_hold_nobody_up() {
     let slow = connected(&server, gate.url(), ONE, None).await;
     let fast = connected(&server, server.url(), TWO, None).await;
     // One transaction.
-    let ours = |step, seconds| fleet(0, step, seconds)[..40].to_vec();
+    let ours = |step, seconds| fleet(0, step, seconds)[..FEW].to_vec();
     slow.apply(batch(&ours(0, 10), 1)).await.expect("Redis is there");
     // Nor does that they come, once it is known that they are there.
     let before = fleet(DRIVERS, 0, 10);
@@ -134,11 +136,11 @@ async fn a_track_that_goes_meanwhile_comes_back_with_its_expiry() {
     let server = RedisServer::start();
     let mut gate = Gate::before(&server).await;
     let store = connected(&server, gate.url(), ONE, None).await;
-    let [first, second] = [(0, 10), (1, 20)].map(|(step, seconds)| fleet(0, step, seconds));
+    let [first, second] = [(0, 10), (1, 20)].map(|(step, seconds)| fleet(0, step, seconds)[..FEW].to_vec());
     store.apply(batch(&first, 1)).await.expect("Redis is there");
     let known_by_then = gate.passed();
     let track = |number| format!("geotrail:{{{}}}:track:{}", first[0].fix.ts.hour(), id(number));
-    let unlink: Vec<String> = std::iter::once("UNLINK".into()).chain((0..DRIVERS).map(track)).collect();
+    let unlink: Vec<String> = std::iter::once("UNLINK".into()).chain((0..FEW).map(track)).collect();
     gate.close();
     let going = async {
         let held = gate.holds().await.expect("the gate is there");
@@ -147,19 +149,16 @@ async fn a_track_that_goes_meanwhile_comes_back_with_its_expiry() {
     };
     let (written, ()) = tokio::join!(store.apply(batch(&second, 2)), going);
     written.expect("Redis is there");
-    assert_eq!(gate.passed(), known_by_then + 2, "who writes alone watches no track");
+    assert_eq!(gate.passed(), known_by_then + 1, "who writes alone watches no track");
     assert_expiries(&server);
-    // Another slice of it may have been written before the tracks went.
-    for (points, end) in [(&first, 1), (&second, 2)] {
-        store.apply(Batch { repeated: true, ..batch(points, end) }).await.expect("Redis is there");
-    }
+    store.apply(Batch { repeated: true, ..batch(&first, 1) }).await.expect("Redis is there");
     assert_expiries(&server);
     assert_holds(&store, &[first, second].concat()).await;
 }
 
 /// A fix a second of everybody in one transaction, from so many seconds into the last hour on.
 fn minutes(seconds: std::ops::Range<i64>) -> Vec<Point> {
-    seconds.flat_map(|second| fleet(0, second as i32 % 50, second)[..40].to_vec()).collect()
+    seconds.flat_map(|second| fleet(0, second as i32 % 50, second)[..FEW].to_vec()).collect()
 }
 
 /// Holds a repetition of `ours` between its look and its write until `meanwhile` is done. What Redis sent after that, in bytes.
@@ -185,7 +184,7 @@ async fn repeat_beside(server: &RedisServer, ours: &[Point], meanwhile: impl Asy
 fn track_bytes(server: &RedisServer, points: &[Point]) -> f64 {
     let hour = points[0].fix.ts.hour();
     let bytes = |number| server.cli(&["STRLEN", &format!("geotrail:{{{hour}}}:track:{}", id(number))]);
-    (0..40).map(|number| bytes(number).trim().parse::<f64>().expect("a number")).sum()
+    (0..FEW).map(|number| bytes(number).trim().parse::<f64>().expect("a number")).sum()
 }
 
 /// Else it might be dropped for ever, where others write to tracks that take longer to read than they take to write.
@@ -193,10 +192,10 @@ fn track_bytes(server: &RedisServer, points: &[Point]) -> f64 {
 async fn a_repetition_that_is_overtaken_reads_on_where_it_was() {
     let server = RedisServer::start();
     let fast = connected(&server, server.url(), TWO, None).await;
-    let (old, lacking, theirs) = (minutes(0..900), minutes(900..903), minutes(1_000..1_003));
+    let (old, lacking, theirs) = (minutes(0..2_400), minutes(2_400..2_403), minutes(2_500..2_503));
     fast.apply(batch(&old, 1)).await.expect("Redis is there");
     let held = track_bytes(&server, &old);
-    assert!(held > 200_000.0, "{held} bytes are not much to read");
+    assert!(held > 100_000.0, "{held} bytes are not much to read");
     let ours = [old.clone(), lacking.clone()].concat();
     let read = repeat_beside(&server, &ours, async || {
         fast.apply(batch(&theirs, 2)).await.expect("Redis is there");

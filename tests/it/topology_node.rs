@@ -210,6 +210,16 @@ async fn slow_commands_are_counted_by_whose_they_are() {
         })
         .await;
     }
+    eventually("transactions are timed", async || {
+        let metrics = String::from_utf8(service.get("/metrics").await.body).expect("text");
+        let name = "geotrail_redis_transaction_duration_seconds_";
+        let number = |which: &str| -> f64 {
+            let told = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(which));
+            told.expect("it is there from the start").trim().parse().expect("a number")
+        };
+        (number("count") > 0.0 && number("sum") > 0.0).then_some(())
+    })
+    .await;
     service.stop().await;
 }
 

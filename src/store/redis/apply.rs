@@ -1,6 +1,6 @@
 //! A batch on its way into Redis: folded first (`fold`), then written a slice at a time.
 //!
-//! A slice is some drivers of one shard. What Redis has of them is read, the newest is found here, and
+//! A slice is some drivers of one shard, as many as `pace` says. What Redis has of them is read, the newest is found here, and
 //! all that follows from it is one transaction that is dropped if any of these drivers was written meanwhile (`link` says
 //! how, and which slices travel at once; no two of a batch touch the same driver's hour). For that their tracks are
 //! watched, or, where nobody else writes, that alone (`writer`).
@@ -15,6 +15,7 @@
 //! Never here: repetition (the applier repeats a batch that failed), how a transaction is tried again (`link`).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -27,13 +28,14 @@ use super::link::{Change, Command, Reply, Request};
 use super::marks::Attempt;
 use super::mirror::Mirror;
 use super::newest::corrupt;
+use super::pace::Pace;
 use super::shard::{Layout, Shard};
 use super::writer::{Claim, Found, Turn};
 use super::{Index, changes, packed};
 use crate::model::{Cell, Fix, QuadCell};
 use crate::store::{Applied, Batch, StoreError};
 
-/// Drivers in a slice. Its transaction holds Redis as a whole: see `docs/redis-keys.md` for how long.
+/// Drivers in a slice at most: of more, each took as much.
 const DRIVERS_PER_SLICE: usize = 50;
 /// Drivers in one command that writes a key of many: the longer it takes by itself, the shorter a pause of the machine makes
 /// a millisecond of it.
@@ -72,13 +74,14 @@ impl Index {
         let turn = self.writers.turn(batch.forget_before).await;
         let connections = self.link.connections();
         self.marks.forget_before(batch.forget_before);
+        self.pace.forget_before(batch.forget_before);
         let mut attempt = Attempt::new(batch.start, batch.repeated);
         let mut drivers: BTreeMap<Shard, Vec<Folded<'_>>> = BTreeMap::new();
         for folded in fold(batch.points, batch.forget_before) {
             drivers.entry(self.keys.layout().bucket(folded.hour, folded.driver)).or_default().push(folded);
         }
         drivers.retain(|bucket, _| !self.owes(&mut attempt, *bucket));
-        let slices = slices(&drivers);
+        let slices = self.slices(&drivers);
         let writes: Vec<Write<'_>> =
             slices.iter().map(|slice| self.write(&turn, &attempt, slice, batch.repeated)).collect();
         let mut written = Vec::with_capacity(slices.len());
@@ -108,6 +111,15 @@ impl Index {
     pub(super) async fn in_pipelines(&self, calls: Vec<Command>) -> Result<Vec<Reply>, StoreError> {
         let pipelines: Vec<Vec<Command>> = calls.chunks(CALLS_PER_PIPELINE).map(<[Command]>::to_vec).collect();
         stream::iter(pipelines).map(|calls| self.link.run(calls)).buffered(PIPELINES).try_concat().await
+    }
+
+    /// Cuts the drivers of each shard into slices.
+    fn slices<'a, 'b>(&self, drivers: &'b BTreeMap<Shard, Vec<Folded<'a>>>) -> Vec<Slice<'a, 'b>> {
+        let cut = |(bucket, drivers): (&Shard, &'b Vec<Folded<'a>>)| {
+            let bucket = *bucket;
+            self.pace.cut(bucket, drivers, DRIVERS_PER_SLICE).map(move |drivers| Slice { bucket, drivers })
+        };
+        drivers.iter().flat_map(cut).collect()
     }
 
     fn write<'b>(
@@ -141,6 +153,7 @@ impl Index {
             changes: keys.changes(bucket),
             by: &self.by,
             mirror: &self.mirror,
+            pace: &self.pace,
             held: is_repeated.then(|| Mutex::new(slice.drivers.iter().map(Held::nothing_of).collect())),
             note: self.counting(note, attempt, bucket).number(newest.as_ms()),
         }
@@ -159,6 +172,7 @@ struct Write<'b> {
     changes: Bytes,
     by: &'b Bytes,
     mirror: &'b Mirror,
+    pace: &'b Pace,
     /// Of points that may have come before, what was seen of them in the tracks.
     held: Option<Mutex<Vec<Held>>>,
     /// Begins the slice.
@@ -293,7 +307,8 @@ impl Change for Write<'_> {
         Ok(Some(moves))
     }
 
-    fn made(&self) {
+    fn made(&self, took: Duration) {
+        self.pace.took(self.bucket, self.drivers.len(), DRIVERS_PER_SLICE, took);
         let newest = self.drivers.iter().map(|folded| (folded.driver, folded.newest()));
         self.mirror.put_in(self.bucket.hour(), newest);
     }
@@ -350,15 +365,6 @@ fn cells(names: &[u8]) -> Result<Vec<Cell>, StoreError> {
     let names = names.split(|byte| *byte == b',').filter(|name| !name.is_empty());
     let cells = names.map(|name| std::str::from_utf8(name).ok().and_then(Cell::parse));
     cells.collect::<Option<_>>().ok_or_else(|| corrupt("what a driver has to leave is no cell"))
-}
-
-/// Cuts the drivers of each shard into slices.
-fn slices<'a, 'b>(drivers: &'b BTreeMap<Shard, Vec<Folded<'a>>>) -> Vec<Slice<'a, 'b>> {
-    let cut = |(bucket, drivers): (&Shard, &'b Vec<Folded<'a>>)| {
-        let bucket = *bucket;
-        drivers.chunks(DRIVERS_PER_SLICE).map(move |drivers| Slice { bucket, drivers })
-    };
-    drivers.iter().flat_map(cut).collect()
 }
 
 /// What GEOADD would set.

@@ -8,7 +8,7 @@
 //! - `link` is the way to all servers, and alone knows how they are spoken to; `keys` alone knows names and expiries;
 //!   `shard` is how an hour is divided, `atlas` which cells it has.
 //! - `fold` takes from a batch what Redis need not see, and `held` what tracks have of it already; `apply` with `note.lua`
-//!   writes, by `writer` watching no more than it must, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua` and what `density`
+//!   writes, by `pace` no more at once than Redis can take, by `writer` watching no more than it must, and `place` with `place.lua` who is in a cell; `newest`, `nearby` with `crowd.lua` and what `density`
 //!   remembers, `listing`, `track` read; `forget` and `erase` remove, what was divided otherwise too (`leftovers`).
 //! - `changes` with `follow.lua` tells other instances what was written, and `mirror` keeps the newest fixes in memory by
 //!   that: most questions are answered there.
@@ -27,6 +27,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use prometheus::Histogram;
 
 use self::atlas::Atlas;
 use self::density::Density;
@@ -37,6 +38,7 @@ use self::link::{Link, NOT_ALLOWED, Script};
 use self::marks::Marks;
 use self::mirror::Mirror;
 use self::outage::Outage;
+use self::pace::Pace;
 use self::patrol::Patrol;
 use self::shard::{Layout, Shard};
 use self::writer::Writers;
@@ -64,6 +66,7 @@ mod mirror;
 mod nearby;
 mod newest;
 mod outage;
+mod pace;
 mod packed;
 mod patrol;
 mod place;
@@ -141,6 +144,7 @@ struct Index {
     /// The name of this process in the streams of changes.
     by: Bytes,
     writers: Writers,
+    pace: Pace,
     mirror: Mirror,
 }
 
@@ -191,6 +195,7 @@ impl RedisStore {
             follow: Script::new(changes::FOLLOW),
             writers: Writers::new(by.clone()),
             by,
+            pace: Pace::default(),
             mirror: Mirror::default(),
         };
         index.link.settled(SETTLE).await;
@@ -230,6 +235,13 @@ impl RedisStore {
     pub fn of_fleet(mut self, fleet: Arc<Fleet>) -> Self {
         let index = Arc::get_mut(&mut self.index).expect("nobody has asked yet");
         index.recognised = Recognised::by(fleet);
+        self
+    }
+
+    /// Tells `durations` of each transaction for how long it held Redis, in seconds.
+    #[must_use]
+    pub fn timed_in(mut self, durations: Histogram) -> Self {
+        Arc::get_mut(&mut self.index).expect("nobody has asked yet").pace.tell(durations);
         self
     }
 

@@ -12,6 +12,7 @@
 //! Never here: which fix is the newest (`apply` says).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -21,6 +22,7 @@ use super::keys::Keys;
 use super::link::{Change, Command, Reply, Request};
 use super::marks::Attempt;
 use super::newest::{corrupt, id};
+use super::pace::Pace;
 use super::shard::Shard;
 use super::writer::{Claim, Found, Turn};
 use crate::model::DriverId;
@@ -38,7 +40,7 @@ pub(super) const LEFT: &str = include_str!("left.lua");
 
 /// Drivers in one call of either script.
 const DRIVERS_PER_CALL: usize = 20;
-/// Drivers in one transaction.
+/// Drivers in one transaction at most.
 const DRIVERS_PER_MESSAGE: usize = 100;
 
 /// What a cell is to be told of a driver.
@@ -117,9 +119,9 @@ impl Index {
         let mut messages = Vec::new();
         for visits in visits.chunk_by(|a, b| a.cell == b.cell) {
             let to = visits[0].cell;
-            messages.extend(visits.chunks(DRIVERS_PER_MESSAGE).map(|visits| {
+            messages.extend(self.pace.cut(to, visits, DRIVERS_PER_MESSAGE).map(|visits| {
                 let claim = turn.claim(&self.keys, to, attempt.is_repeated());
-                Message { keys: &self.keys, to, visits, claim, call: self.telling(attempt, to) }
+                Message { keys: &self.keys, pace: &self.pace, to, visits, claim, call: self.telling(attempt, to) }
             }));
         }
         messages
@@ -138,6 +140,7 @@ impl Index {
 /// What a cell is told at once, on its way.
 struct Message<'b> {
     keys: &'b Keys,
+    pace: &'b Pace,
     to: Shard,
     visits: &'b [Visit<'b>],
     claim: Claim<'b>,
@@ -218,5 +221,7 @@ impl Change for Message<'_> {
         Ok(Some(calls))
     }
 
-    fn made(&self) {}
+    fn made(&self, took: Duration) {
+        self.pace.took(self.to, self.visits.len(), DRIVERS_PER_MESSAGE, took);
+    }
 }

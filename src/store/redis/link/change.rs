@@ -9,13 +9,14 @@
 //! there are many.
 //!
 //! A line carries one change after the other; the looks for the next go out with the writes of the one before. MULTI
-//! goes with the looks: were it refused after them, what follows would be carried out unwatched.
+//! goes with the looks: were it refused after them, what follows would be carried out unwatched. A transaction begins and
+//! ends with TIME: how long it held Redis, no slow log tells.
 //!
 //! Never here: what a change rests on.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future;
@@ -48,8 +49,8 @@ pub(in crate::store::redis) trait Change: Sync {
     /// Writes, given what the looks answered; `None`, and nothing, if it must be looked at again.
     fn write(&self, seen: Vec<Reply>, request: &mut Request) -> Result<Option<Self::Made>, StoreError>;
 
-    /// Hears that it was made, while Redis goes on with others.
-    fn made(&self);
+    /// Hears that it was made, while Redis goes on with others, and for how long it held Redis.
+    fn made(&self, took: Duration);
 }
 
 /// The changes of one server that no line has taken yet.
@@ -201,17 +202,20 @@ impl Part {
             request.known = Some(line.known().to_vec());
             let writing = match seen.take() {
                 None => None,
-                Some((at, replies)) => match changes[at].write(replies, &mut request) {
-                    Ok(made) => {
-                        request.command("EXEC", 0);
-                        let scripts = request.known.take().unwrap_or_default();
-                        Some((at, made, request.commands(), scripts))
+                Some((at, replies)) => {
+                    request.command("TIME", 0);
+                    match changes[at].write(replies, &mut request) {
+                        Ok(made) => {
+                            request.command("TIME", 0).command("EXEC", 0);
+                            let scripts = request.known.take().unwrap_or_default();
+                            Some((at, made, request.commands(), scripts))
+                        }
+                        Err(error) => {
+                            outcomes.failed.push((at, error.into()));
+                            break begun;
+                        }
                     }
-                    Err(error) => {
-                        outcomes.failed.push((at, error.into()));
-                        break begun;
-                    }
-                },
+                }
             };
             let looking = first.take().or_else(|| self.next());
             if let Some(at) = looking {
@@ -237,9 +241,9 @@ impl Part {
             let mut has_failed = false;
             if let Some((at, made, _, scripts)) = writing {
                 match executed(replies).map(|answers| answers.zip(made)) {
-                    Ok(Some((answers, made))) => {
+                    Ok(Some(((answers, took), made))) => {
                         line.has_executed(scripts);
-                        changes[at].made();
+                        changes[at].made(took);
                         outcomes.made.push((at, made, answers));
                     }
                     Ok(None) => self.queue.lock().push_back(at),
@@ -281,14 +285,51 @@ fn answers(replies: Vec<Result<Reply, Failure>>, asking: bool) -> Result<Vec<Rep
     Ok(answers)
 }
 
-/// What a transaction answered, given the replies to what was queued and to EXEC; `None` if it was dropped.
-fn executed(mut replies: Vec<Result<Reply, Failure>>) -> Result<Option<Vec<Reply>>, Failure> {
+/// What a transaction answered, without the TIME that it begins and ends with, and how long it took by those, given the
+/// replies to what was queued and to EXEC; `None` if it was dropped.
+fn executed(mut replies: Vec<Result<Reply, Failure>>) -> Result<Option<(Vec<Reply>, Duration)>, Failure> {
     let executed = replies.pop().unwrap_or_else(|| Err(Failure::Down("no reply".into())));
     // What could not be queued says why; then EXEC says no more than that nothing was done.
     replies.into_iter().collect::<Result<Vec<_>, _>>()?;
     match executed? {
         Reply::Nil => Ok(None),
-        Reply::List(answers) => Ok(Some(answers)),
+        Reply::List(answers) => {
+            let mut answers = VecDeque::from(answers);
+            let (begun, ended) = (answers.pop_front().and_then(clock), answers.pop_back().and_then(clock));
+            let both = begun.zip(ended).ok_or_else(|| Failure::Corrupt("what TIME answers is no time".into()))?;
+            // A clock may be set back.
+            Ok(Some((answers.into(), both.1.saturating_sub(both.0))))
+        }
         _ => Err(Failure::Corrupt("what EXEC answers is no list".into())),
+    }
+}
+
+/// What a server's clock shows, by what TIME answers: seconds, and µs beyond them.
+fn clock(answer: Reply) -> Option<Duration> {
+    let parts: Vec<u64> = answer.list().ok()?.iter().filter_map(|part| part.text()?.parse().ok()).collect();
+    let [seconds, micros] = parts[..] else { return None };
+    Some(Duration::from_secs(seconds) + Duration::from_micros(micros))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(seconds: &str, micros: &str) -> Reply {
+        Reply::List([seconds, micros].map(|part| Reply::Bytes(part.to_owned().into())).into())
+    }
+
+    fn took(begun: Reply, ended: Reply) -> Result<Option<(Vec<Reply>, Duration)>, Failure> {
+        let queued = || Ok(Reply::Bytes("QUEUED".into()));
+        executed(vec![queued(), queued(), queued(), Ok(Reply::List(vec![begun, Reply::Integer(7), ended]))])
+    }
+
+    #[test]
+    fn the_server_says_how_long_a_transaction_held_it() {
+        let within = |micros| Ok(Some((vec![Reply::Integer(7)], Duration::from_micros(micros))));
+        assert_eq!(took(time("1700000000", "999900"), time("1700000001", "23")), within(123));
+        assert_eq!(took(time("1700000001", "0"), time("1700000000", "0")), within(0), "its clock was set back");
+        assert!(matches!(took(Reply::Nil, time("1", "2")), Err(Failure::Corrupt(_))));
+        assert!(matches!(took(time("x", "2"), time("1", "2")), Err(Failure::Corrupt(_))));
     }
 }
