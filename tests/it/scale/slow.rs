@@ -14,8 +14,8 @@ use super::{ROUNDS, Server, connect, how, put};
 const HEAD: &str = "\
 | drivers | hours | ours: over 1 ms per million commands (longest) | that is, in so much time of commands \
 | one member each, beside: per million (longest) | that is \
-| a transaction as a whole: p50 / p99 / p99.9, ms |
-|---|---|---|---|---|---|---|";
+| a transaction as a whole, where the hour begins: p50 / p99 / p99.9, ms | where the fleet is known |
+|---|---|---|---|---|---|---|---|";
 
 /// What was seen of some commands.
 #[derive(Default)]
@@ -75,13 +75,14 @@ fn transactions(server: &Server) -> String {
     percentiles.collect::<Vec<_>>().join(" / ")
 }
 
-async fn fleet(drivers: usize, resolution: Option<u8>) -> ([Seen; 2], String) {
+async fn fleet(drivers: usize, resolution: Option<u8>) -> ([Seen; 2], [String; 2]) {
     let mut server = Server::start();
     let store = connect(&server, resolution, "00000000000000aa").await;
     let mut fleet = Fleet::new(drivers);
     let mut reports: Vec<Vec<Point>> = (0..=ROUNDS).map(|_| fleet.report()).collect();
     let first = reports.remove(0);
     put(&store, &first).await;
+    let beginning = transactions(&server);
     let mut beside = Bare::connect(&server.redis);
     beside.write_one_by_one(&first);
     server.begin();
@@ -98,15 +99,16 @@ async fn fleet(drivers: usize, resolution: Option<u8>) -> ([Seen; 2], String) {
     }
     is_over.store(true, Ordering::Relaxed);
     writing.join().expect("it does not panic");
-    (seen(&server), transactions(&server))
+    (seen(&server), [beginning, transactions(&server)])
 }
 
 pub(super) async fn table(sizes: &[usize], resolutions: &[Option<u8>]) {
     println!("\nThe slow log of writes, beside a client of one member a command at the same time:\n\n{HEAD}");
     for drivers in sizes {
         for resolution in resolutions {
-            let ([ours, beside], transactions) = fleet(*drivers, *resolution).await;
-            println!("| {drivers} | {} | {} | {} | {transactions} |", how(*resolution), ours.show(), beside.show());
+            let ([ours, beside], [beginning, known]) = fleet(*drivers, *resolution).await;
+            let (ours, beside) = (ours.show(), beside.show());
+            println!("| {drivers} | {} | {ours} | {beside} | {beginning} | {known} |", how(*resolution));
         }
     }
 }
