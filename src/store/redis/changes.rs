@@ -21,7 +21,7 @@ pub(super) const FOLLOW: &str = include_str!("follow.lua");
 
 /// Slices that the streams of one hour hold together, about: some readings' worth, however fast Redis is.
 const KEPT: usize = 512;
-/// Slices in one reply: some 50 KiB.
+/// Slices in one reply: 50 KiB or less.
 const READ_AT_ONCE: usize = 25;
 
 /// The name of this process in the streams. Two of one journal are two: a rebuild by hand runs beside a service.

@@ -9,8 +9,9 @@
 //! there are many.
 //!
 //! A line carries one change after the other; the looks for the next go out with the writes of the one before. MULTI
-//! goes with the looks: were it refused after them, what follows would be carried out unwatched. A transaction begins and
-//! ends with TIME: how long it held Redis, no slow log tells.
+//! goes with the looks: were it refused after them, what follows would be carried out unwatched. A transaction begins with
+//! TIME, and TIME follows it: how long it held Redis, no slow log tells. The second is no part of it, for newer servers stop their
+//! clock for as long as a transaction takes.
 //!
 //! Never here: what a change rests on.
 
@@ -206,7 +207,7 @@ impl Part {
                     request.command("TIME", 0);
                     match changes[at].write(replies, &mut request) {
                         Ok(made) => {
-                            request.command("TIME", 0).command("EXEC", 0);
+                            request.command("EXEC", 0).command("TIME", 0);
                             let scripts = request.known.take().unwrap_or_default();
                             Some((at, made, request.commands(), scripts))
                         }
@@ -243,7 +244,8 @@ impl Part {
                 match executed(replies).map(|answers| answers.zip(made)) {
                     Ok(Some(((answers, took), made))) => {
                         line.has_executed(scripts);
-                        changes[at].made(took);
+                        // A clock may be set forward.
+                        changes[at].made(took.min(begun.elapsed()));
                         outcomes.made.push((at, made, answers));
                     }
                     Ok(None) => self.queue.lock().push_back(at),
@@ -285,30 +287,34 @@ fn answers(replies: Vec<Result<Reply, Failure>>, asking: bool) -> Result<Vec<Rep
     Ok(answers)
 }
 
-/// What a transaction answered, without the TIME that it begins and ends with, and how long it took by those, given the
-/// replies to what was queued and to EXEC; `None` if it was dropped.
+/// What a transaction answered, without the TIME that it begins with, and how long it took by that and the one that follows
+/// it, given the replies to what was queued, to EXEC and to that; `None` if it was dropped.
 fn executed(mut replies: Vec<Result<Reply, Failure>>) -> Result<Option<(Vec<Reply>, Duration)>, Failure> {
-    let executed = replies.pop().unwrap_or_else(|| Err(Failure::Down("no reply".into())));
+    let mut last = || replies.pop().unwrap_or_else(|| Err(Failure::Down("no reply".into())));
+    let (ended, executed) = (last(), last());
     // What could not be queued says why; then EXEC says no more than that nothing was done.
     replies.into_iter().collect::<Result<Vec<_>, _>>()?;
     match executed? {
         Reply::Nil => Ok(None),
         Reply::List(answers) => {
             let mut answers = VecDeque::from(answers);
-            let (begun, ended) = (answers.pop_front().and_then(clock), answers.pop_back().and_then(clock));
-            let both = begun.zip(ended).ok_or_else(|| Failure::Corrupt("what TIME answers is no time".into()))?;
+            let begun = answers.pop_front().unwrap_or(Reply::Nil);
             // A clock may be set back.
-            Ok(Some((answers.into(), both.1.saturating_sub(both.0))))
+            let took = clock(ended?)?.saturating_sub(clock(begun)?);
+            Ok(Some((answers.into(), took)))
         }
         _ => Err(Failure::Corrupt("what EXEC answers is no list".into())),
     }
 }
 
 /// What a server's clock shows, by what TIME answers: seconds, and µs beyond them.
-fn clock(answer: Reply) -> Option<Duration> {
-    let parts: Vec<u64> = answer.list().ok()?.iter().filter_map(|part| part.text()?.parse().ok()).collect();
-    let [seconds, micros] = parts[..] else { return None };
-    Some(Duration::from_secs(seconds) + Duration::from_micros(micros))
+fn clock(answer: Reply) -> Result<Duration, Failure> {
+    let parts = answer.list().unwrap_or_default();
+    let parts: Vec<u64> = parts.iter().filter_map(|part| part.text()?.parse().ok()).collect();
+    let [seconds, micros] = parts[..] else {
+        return Err(Failure::Corrupt("what TIME answers is no time".into()));
+    };
+    Ok(Duration::from_secs(seconds) + Duration::from_micros(micros))
 }
 
 #[cfg(test)]
@@ -321,7 +327,7 @@ mod tests {
 
     fn took(begun: Reply, ended: Reply) -> Result<Option<(Vec<Reply>, Duration)>, Failure> {
         let queued = || Ok(Reply::Bytes("QUEUED".into()));
-        executed(vec![queued(), queued(), queued(), Ok(Reply::List(vec![begun, Reply::Integer(7), ended]))])
+        executed(vec![queued(), queued(), Ok(Reply::List(vec![begun, Reply::Integer(7)])), Ok(ended)])
     }
 
     #[test]

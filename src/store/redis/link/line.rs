@@ -19,7 +19,7 @@ use super::place::{Address, Dial};
 use super::slowlog;
 use super::wire::{MOST_DEPTH, Request, parse};
 
-/// An exchange that never takes less: a slice of a write is half a millisecond of Redis' time.
+/// An exchange that never takes less: a slice of a write is a third of a millisecond of Redis' time.
 const FAR: Duration = Duration::from_millis(3);
 /// Room for what is read at once.
 pub(super) const ROOM: usize = 16 << 10;
