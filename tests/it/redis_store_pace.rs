@@ -1,8 +1,8 @@
 //! How many drivers a transaction has, by what Redis took for the last ones: few where an hour begins, more as soon as they are
 //! known, and fewer while Redis is slow.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 
 use geotrail::model::Point;
 use geotrail::store::Store;
@@ -16,6 +16,7 @@ use crate::sharding::resolution;
 
 /// Batches within which it must be known what a driver takes.
 const BATCHES: i64 = 60;
+const WATCHING: usize = 100;
 
 /// Puts in what a fleet that stands still reports, so many seconds into the hour. How many transactions that took.
 async fn put(store: &RedisStore, gate: &Gate, seconds: i64, all: &mut Vec<Point>) -> usize {
@@ -43,29 +44,29 @@ async fn transactions_are_small_where_an_hour_begins_and_grow_by_what_they_take(
     }
 }
 
+/// Somebody who is told of every command, and never listens.
+fn watching(server: &RedisServer) -> TcpStream {
+    let mut watching = TcpStream::connect(server.address()).expect("the server is there");
+    watching.write_all(b"MONITOR\r\n").expect("the server is there");
+    let mut answer = [0; 5];
+    watching.read_exact(&mut answer).expect("it answers");
+    assert_eq!(&answer, b"+OK\r\n");
+    watching
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn transactions_shrink_while_redis_is_slow() {
-    let server = Arc::new(RedisServer::start());
+    let server = RedisServer::start();
     let gate = Gate::before(&server).await;
     let store = connected(&server, gate.url(), ONE, None).await;
     let (mut all, mut made) = (Vec::new(), Vec::new());
     made.push(put(&store, &gate, 0, &mut all).await);
-    let halting = server.clone();
-    // Most of the time it stands still, and never works for as long as a transaction takes.
-    let halting = tokio::spawn(async move {
-        loop {
-            halting.stop();
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            halting.cont();
-            std::thread::sleep(Duration::from_micros(20));
-        }
-    });
-    for seconds in 1..BATCHES {
+    // Each command takes longer for each of them.
+    let watching: Vec<TcpStream> = (0..WATCHING).map(|_| watching(&server)).collect();
+    for seconds in 1..BATCHES / 4 {
         made.push(put(&store, &gate, seconds, &mut all).await);
     }
-    halting.abort();
-    let _ = halting.await;
-    server.cont();
+    drop(watching);
     assert!(made.iter().max() > made.first(), "{made:?}");
     assert_holds(&store, &all).await;
 }
