@@ -16,7 +16,15 @@ use crate::sharding::resolution;
 
 /// Batches within which it must be known what a driver takes.
 const BATCHES: i64 = 60;
+/// So many make a transaction several times as long.
 const WATCHING: usize = 100;
+
+/// Writes somebody, so that it is known whose the hour and the cell are: else transactions meet, and are made again.
+async fn begin(store: &RedisStore, all: &mut Vec<Point>) {
+    let points = &fleet(0, 0, 0)[..1];
+    store.apply(batch(points, 1)).await.expect("Redis is there");
+    all.extend_from_slice(points);
+}
 
 /// Puts in what a fleet that stands still reports, so many seconds into the hour. How many transactions that took.
 async fn put(store: &RedisStore, gate: &Gate, seconds: i64, all: &mut Vec<Point>) -> usize {
@@ -43,13 +51,6 @@ async fn transactions_are_small_where_an_hour_begins_and_grow_by_what_they_take(
         assert_keys(&server, &all, cells.map(resolution));
         assert_holds(&store, &all).await;
     }
-}
-
-/// Writes somebody, so that it is known whose the hour and the cell are: else transactions meet, and are made again.
-async fn begin(store: &RedisStore, all: &mut Vec<Point>) {
-    let points = &fleet(0, 0, 0)[..1];
-    store.apply(batch(points, 1)).await.expect("Redis is there");
-    all.extend_from_slice(points);
 }
 
 /// Somebody who is told of every command, and never listens.

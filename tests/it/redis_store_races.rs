@@ -192,10 +192,10 @@ fn track_bytes(server: &RedisServer, points: &[Point]) -> f64 {
 async fn a_repetition_that_is_overtaken_reads_on_where_it_was() {
     let server = RedisServer::start();
     let fast = connected(&server, server.url(), TWO, None).await;
-    let (old, lacking, theirs) = (minutes(0..2_400), minutes(2_400..2_403), minutes(2_500..2_503));
+    let (old, lacking, theirs) = (minutes(0..3_400), minutes(3_400..3_403), minutes(3_500..3_503));
     fast.apply(batch(&old, 1)).await.expect("Redis is there");
     let held = track_bytes(&server, &old);
-    assert!(held > 100_000.0, "{held} bytes are not much to read");
+    assert!(held > 200_000.0, "{held} bytes are not much to read");
     let ours = [old.clone(), lacking.clone()].concat();
     let read = repeat_beside(&server, &ours, async || {
         fast.apply(batch(&theirs, 2)).await.expect("Redis is there");
