@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use geotrail::model::{DriverId, Fix, Point, Position, Resolution};
+use geotrail::model::{DriverId, Fix, Point, Position, Resolution, Timestamp};
 use geotrail::store::redis::{Options, RedisStore};
 use geotrail::store::{Memory, NearbyQuery, Page, Standing, Store, Visit, When, Window};
 use rand::rngs::StdRng;
@@ -11,11 +11,13 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
 use crate::harness::eventually;
+use crate::harness::gate::{Gate, Verdict};
 use crate::harness::http::Answer;
 use crate::harness::process::Process;
 use crate::harness::redis::RedisServer;
 use crate::harness::traffic::{at, now_ms};
 use crate::redis_store::{batch, connected, id, now, options, point, points, window, works_again};
+use crate::redis_store_races::connected as connected_through;
 
 const MINE: &str = "00000000000000aa";
 const OTHERS: &str = "00000000000000bb";
@@ -131,29 +133,66 @@ async fn a_change_that_may_have_been_missed_is_noticed() {
     remembers(&mine, window, "it was read anew", |newest| newest.contains_key(&stranger)).await;
 }
 
+/// Two instances by cells, the first of them behind a gate that can keep it from reading what is new.
+async fn reader_and_writer(server: &RedisServer) -> (Gate, RedisStore, RedisStore) {
+    let gate = Gate::holding(b":changes\r\n", server).await;
+    let mine = connected_through(server, gate.url(), MINE, Some(7)).await;
+    (gate, mine, connected_through(server, server.url(), OTHERS, Some(7)).await)
+}
+
+/// Drivers of one bucket.
+fn of_bucket(bucket: u32, drivers: usize, ts: Timestamp) -> Vec<Point> {
+    let of_it = (0..).map(id).filter(|driver| crc32c::crc32c(driver.as_str().as_bytes()) % 32 == bucket);
+    of_it.take(drivers).map(|driver| point(driver, ts, 525_000_000, 134_000_000)).collect()
+}
+
+/// Writes so few at a time that they are one slice, while nobody reads what is new.
+async fn write_unread(gate: &mut Gate, others: &RedisStore, points: &[Point]) {
+    gate.close();
+    let held = gate.holds().await.expect("the gate is there");
+    for points in points.chunks(10) {
+        others.apply(batch(points, 1)).await.expect("Redis is there");
+    }
+    held.send(Verdict::Pass).expect("it is held");
+}
+
 /// A stream that begins, and is full before it was ever read, may have dropped its beginning.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_stream_dropped_before_it_was_first_read_is_noticed() {
     let server = RedisServer::start();
-    let resolution = Resolution::new(7);
-    let connect = async |instance: &str| {
-        let store = RedisStore::connect(Options { shard_resolution: resolution, ..options(&server, instance) }).await;
-        let store = store.expect("a good URL");
-        works_again(&store).await;
-        store
-    };
-    let (mine, others) = (connect(MINE).await, connect(OTHERS).await);
+    let (mut gate, mine, others) = reader_and_writer(&server).await;
     let window = window(3_600);
     remembers(&mine, window, "nobody is there", Newest::is_empty).await;
-    // Each bucket gets more slices than its stream keeps, in most of them sooner than anybody reads.
-    let (ts, mut expected) = (now(), 0);
-    for bucket in 0..6 {
-        let of_it = (0..).map(id).filter(|driver| crc32c::crc32c(driver.as_str().as_bytes()) % 32 == bucket);
-        let all: Vec<Point> = of_it.take(1_500).map(|driver| point(driver, ts, 525_000_000, 134_000_000)).collect();
-        others.apply(batch(&all, 1)).await.expect("Redis is there");
-        expected += all.len();
-        remembers(&mine, window, "all of them", |newest| newest.len() == expected).await;
+    // The stream of a bucket keeps 64 slices at least, and that is more than one for 25 of so many drivers.
+    let drivers = 1_000;
+    for bucket in 0..3 {
+        write_unread(&mut gate, &others, &of_bucket(bucket, drivers, now())).await;
+        let all = drivers * (bucket as usize + 1);
+        remembers(&mine, window, "all of them", |newest| newest.len() == all).await;
     }
+}
+
+fn ranges_read(server: &RedisServer) -> String {
+    let stats = server.cli(&["INFO", "commandstats"]);
+    let line = stats.lines().find(|line| line.starts_with("cmdstat_zrange:")).expect("all was read");
+    line.split(',').next().expect("how often").to_owned()
+}
+
+/// A large fleet takes long to be read, and reports meanwhile: its streams hold more.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_falls_behind_by_some_reports_of_a_large_fleet_follows_on() {
+    let server = RedisServer::start();
+    let (mut gate, mine, others) = reader_and_writer(&server).await;
+    let (window, ts) = (window(3_600), now());
+    let all = of_bucket(0, 5_000, ts.plus_ms(-1_000));
+    others.apply(batch(&all, 1)).await.expect("Redis is there");
+    remembers(&mine, window, "all is in memory", |newest| newest.len() == all.len()).await;
+    let before = ranges_read(&server);
+    let reported = of_bucket(0, 1_000, ts);
+    write_unread(&mut gate, &others, &reported).await;
+    let is_new = |newest: &Newest| reported.iter().all(|point| newest[&point.driver] == point.fix);
+    remembers(&mine, window, "what was reported is in memory", is_new).await;
+    assert_eq!(ranges_read(&server), before, "nothing was read anew");
 }
 
 /// Whoever says that it is whole may have put in a moment ago what it had owed for long: what was read before that does not

@@ -236,7 +236,7 @@ impl Change for Write<'_> {
             is_expiring = next()?.count()? < self.drivers.len() as u64;
             self.drivers.iter().map(Folded::chunk).collect()
         };
-        let (stored, _, _) = (next()?.list()?, next()?, next()?);
+        let (stored, known, _) = (next()?.list()?, next()?.count()?, next()?);
         let is_whole = self.keys.layout() == Layout::Whole;
         let leaving = if is_whole { Vec::new() } else { next()?.list()? };
         if stored.len() != self.drivers.len() || !is_whole && leaving.len() != stored.len() {
@@ -300,7 +300,8 @@ impl Change for Write<'_> {
         self.put("HSET", &self.keys.leaving(self.bucket), &left, request);
         self.put("HSET", &self.fixes, &fixes, request);
         if !fixes.is_empty() {
-            changes::tell(&self.changes, self.keys.layout().buckets(), self.by, &fixes, request);
+            let kept = changes::kept(self.keys.layout().buckets(), known as usize);
+            changes::tell(&self.changes, kept, self.by, &fixes, request);
             self.expire(&self.changes, request);
         }
         self.claim.write(found, request);

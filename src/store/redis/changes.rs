@@ -1,6 +1,7 @@
 //! What was written lately, for whoever keeps the newest fixes in memory (`mirror`): every slice leaves what it wrote in a
-//! stream beside the data, in the same transaction. Streams are short; whoever falls behind, or finds that the last entry
-//! it knows is gone, reads the data instead. So whatever Redis loses, no change is missed without being noticed.
+//! stream beside the data, in the same transaction. A stream holds about as much as there is to read of its shard: whoever falls
+//! behind farther than that, or finds that the last entry it knows is gone, reads the data instead. So whatever Redis loses, no
+//! change is missed without being noticed.
 //!
 //! An entry has one field: the process that wrote it (each takes a name by chance), and drivers with their packed fixes. One
 //! named `erased` stands for all that was there before a driver was erased.
@@ -19,8 +20,10 @@ use crate::store::StoreError;
 /// The text of the script that reads on.
 pub(super) const FOLLOW: &str = include_str!("follow.lua");
 
-/// Slices that the streams of one hour hold together, about: some readings' worth, however fast Redis is.
-const KEPT: usize = 512;
+/// Slices that the streams of one hour hold together at least: some readings' worth, however fast Redis is.
+const KEPT: usize = 2_048;
+/// They hold one for so many drivers, too. So while somebody reads all there is, each of these may report.
+const DRIVERS_PER_KEPT: usize = 25;
 /// Slices in one reply: 50 KiB or less.
 const READ_AT_ONCE: usize = 25;
 
@@ -40,14 +43,15 @@ pub(super) struct News {
     pub(super) fixes: Vec<(DriverId, Fix)>,
 }
 
-/// How many entries each of so many streams of an hour keeps, and some more: Redis drops whole blocks of them.
-const fn kept(streams: usize) -> usize {
-    KEPT / streams
+/// How many entries the stream of a shard with so many drivers keeps, where an hour has so many streams; and some more: Redis
+/// drops whole blocks of them. Never fewer than of a shard without drivers.
+pub(super) fn kept(streams: usize, drivers: usize) -> usize {
+    (KEPT / streams).max(drivers / DRIVERS_PER_KEPT)
 }
 
-/// Adds what a slice writes to the stream `key` of an hour that has so many of them.
-pub(super) fn tell(key: &Bytes, streams: usize, by: &[u8], fixes: &[(&str, Vec<u8>)], request: &mut Request) {
-    request.command("XADD", 7).arg(key).arg("MAXLEN").arg("~").number(kept(streams)).arg("*");
+/// Adds what a slice writes to the stream `key`, which keeps so many entries.
+pub(super) fn tell(key: &Bytes, kept: usize, by: &[u8], fixes: &[(&str, Vec<u8>)], request: &mut Request) {
+    request.command("XADD", 7).arg(key).arg("MAXLEN").arg("~").number(kept).arg("*");
     request.arg(by).arg(encode(fixes));
 }
 
@@ -96,7 +100,7 @@ impl Index {
         let following = |(shard, at): &(Shard, At)| {
             let call = Command::script(&self.follow, vec![self.keys.changes(*shard)]);
             let call = call.arg(at.clone()).arg(self.by.clone()).number(READ_AT_ONCE);
-            call.number(kept(self.keys.layout().buckets()))
+            call.number(kept(self.keys.layout().buckets(), 0))
         };
         let replies = self.in_pipelines(followed.iter().map(following).collect()).await?;
         let news = followed.iter().zip(replies).map(|((shard, _), reply)| {

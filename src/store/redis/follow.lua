@@ -1,7 +1,7 @@
 -- What others wrote into a shard lately. Only reads.
 --
 -- KEYS: changes. ARGV: the last entry that is known (empty: none, for there was none), the process that asks, how many
--- entries at most, the length from which on old ones are dropped. Returns the last entry that is known now, how many there
+-- entries at most, the length below which none is ever dropped. Returns the last entry that is known now, how many there
 -- were, and what others wrote; nothing if the known one is gone, or the first may be, so that some may have been missed, or
 -- if a driver was erased.
 

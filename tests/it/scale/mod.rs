@@ -79,14 +79,22 @@ impl Server {
         Row {
             write_us: self.cpu_us() / points,
             rate: points / begun.elapsed().as_secs_f64(),
-            point_bytes: (self.memory() - full) / points,
             slow_writes: self.slow(),
+            point_bytes: (self.memory() - full) / points,
             ..Row::default()
         }
     }
 
+    /// What streams of changes take, in bytes: as much as is written in some seconds, however long an hour is.
+    fn streams(&self) -> f64 {
+        let keys = self.redis.cli(&["--scan", "--pattern", "*:changes", "--count", "1000"]);
+        let usage = |key| self.redis.cli(&["MEMORY", "USAGE", key, "SAMPLES", "0"]);
+        keys.split_whitespace().map(|key| usage(key).trim().parse::<f64>().expect("a number")).sum()
+    }
+
+    /// Without those.
     fn memory(&self) -> f64 {
-        self.redis.info("used_memory")
+        self.redis.info("used_memory") - self.streams()
     }
 }
 
@@ -115,21 +123,23 @@ struct Row {
     slow_writes: String,
     slow_reads: String,
     driver_bytes: f64,
+    /// What streams take, of each driver.
+    stream_bytes: f64,
     point_bytes: f64,
 }
 
 const HEAD: &str = "\
 | drivers | hours | Redis: a point, µs | geotrail: a point, µs | points/s | nearby 10 at 1 / 3 / 10 km, ms \
 | where many asked before, ms | a listed driver, µs | writes over 1 ms per million (longest) | reads over 1 ms \
-| bytes a driver | bytes a track point |
-|---|---|---|---|---|---|---|---|---|---|---|---|";
+| bytes a driver | in streams | bytes a track point |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 impl Row {
     fn print(&self) {
         let own = self.own_us.map_or_else(String::new, |own| format!("{own:.1}"));
         let by_radius = |ms: &[f64]| ms.iter().map(|ms| format!("{ms:.2}")).collect::<Vec<_>>().join(" / ");
         println!(
-            "| {} | {} | {:.1} | {own} | {:.0} | {} | {} | {:.2} | {} | {} | {:.0} | {:.1} |",
+            "| {} | {} | {:.1} | {own} | {:.0} | {} | {} | {:.2} | {} | {} | {:.0} | {:.0} | {:.1} |",
             self.drivers,
             self.how,
             self.write_us,
@@ -140,6 +150,7 @@ impl Row {
             self.slow_writes,
             self.slow_reads,
             self.driver_bytes,
+            self.stream_bytes,
             self.point_bytes
         );
     }
@@ -248,7 +259,8 @@ async fn write(drivers: usize, resolution: Option<u8>, among_others: bool) -> Wr
     }
     let own_us = Some((own_cpu_s(None) - cpu_before_s) * 1e6 / (drivers * ROUNDS) as f64);
     let row = server.written(drivers * ROUNDS, begun, full);
-    let row = Row { drivers, how: how(resolution), own_us, driver_bytes, ..row };
+    let stream_bytes = server.streams() / drivers as f64;
+    let row = Row { drivers, how: how(resolution), own_us, driver_bytes, stream_bytes, ..row };
     Written { server, store, fleet, row }
 }
 

@@ -14,6 +14,8 @@ use crate::harness::process::Process;
 
 /// Batches on their way at once, end to end.
 const SENDERS: usize = 8;
+/// Points to measure by, end to end: of a few, what begins and ends would be much of it.
+const POINTS: usize = 400_000;
 
 const HEAD: &str = "\
 | drivers | hours | Redis: a point, of plain commands | end to end, of the bare client | points/s | geotrail: a point, µs \
@@ -72,16 +74,12 @@ async fn end_to_end(drivers: usize, resolution: Option<u8>, among_others: bool) 
             stream::iter(posts).buffer_unordered(SENDERS).map(|answer| answer.status).collect().await;
         assert!(statuses.iter().all(|status| *status == 202), "{statuses:?}");
         // The service takes points faster than Redis.
-        let is_behind = async || {
-            let metrics = String::from_utf8(service.get("/metrics").await.body).expect("text");
-            let mut backlog = metrics.lines().filter(|line| line.starts_with("geotrail_journal_backlog_points{"));
-            !backlog.all(|line| line.ends_with(" 0"))
-        };
+        let is_behind = async || service.get("/v1/admin/stores").await.json()["stores"][0]["backlog_points"] != 0;
         let patience = Duration::from_secs(30 + drivers as u64 / 1_000);
         let begun = Instant::now();
         while is_behind().await {
             assert!(begun.elapsed() < patience, "Redis does not have them");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     let first = fleet.report();
@@ -89,11 +87,14 @@ async fn end_to_end(drivers: usize, resolution: Option<u8>, among_others: bool) 
     if among_others {
         join_in(&server, resolution, &first).await;
     }
-    let reports: Vec<String> = (0..ROUNDS).flat_map(|_| bodies(&fleet.report())).collect();
+    // A service is asked, too, and keeps for that what it writes in memory.
+    assert_eq!(service.get("/v1/active/count").await.status, 200);
+    let rounds = (POINTS / drivers).clamp(ROUNDS, 5 * ROUNDS);
+    let reports: Vec<String> = (0..rounds).flat_map(|_| bodies(&fleet.report())).collect();
     server.begin();
     let (begun, cpu_before_s, sent_before_s) = (Instant::now(), own_cpu_s(service.pid()), own_cpu_s(None));
     send(reports).await;
-    let points = (drivers * ROUNDS) as f64;
+    let points = (drivers * rounds) as f64;
     let rate = points / begun.elapsed().as_secs_f64();
     let own_us = (own_cpu_s(service.pid()) - cpu_before_s) * 1e6 / points;
     let sender_us = (own_cpu_s(None) - sent_before_s) * 1e6 / points;
