@@ -87,9 +87,11 @@ impl Server {
 
     /// What streams of changes take, in bytes: as much as is written in some seconds, however long an hour is.
     fn streams(&self) -> f64 {
-        let keys = self.redis.cli(&["--scan", "--pattern", "*:changes", "--count", "1000"]);
-        let usage = |key| self.redis.cli(&["MEMORY", "USAGE", key, "SAMPLES", "0"]);
-        keys.split_whitespace().map(|key| usage(key).trim().parse::<f64>().expect("a number")).sum()
+        let script = "local at, sum = '0', 0 repeat \
+                      local found = redis.call('SCAN', at, 'MATCH', '*:changes', 'COUNT', 10000) at = found[1] \
+                      for _, key in ipairs(found[2]) do \
+                      sum = sum + redis.call('MEMORY', 'USAGE', key, 'SAMPLES', 0) end until at == '0' return sum";
+        self.redis.cli(&["EVAL", script, "0"]).trim().parse().expect("a number")
     }
 
     /// Without those.
