@@ -136,13 +136,8 @@ impl Index {
         let track = keys.tracks(bucket);
         let mut watched: Vec<Bytes> = slice.drivers.iter().map(|folded| track(folded.driver)).collect();
         let claim = turn.claim(keys, bucket, is_repeated);
-        // That one goes which is not watched must not keep it from having an expiry.
-        let unwatched: &[Bytes] = if claim.is_alone() { &watched } else { &[] };
-        let mut note = Command::script(&self.note, [&[last, marks], unwatched].concat());
         watched.push(claim.key().clone());
-        for expiry in expiries {
-            note = note.number(expiry);
-        }
+        let note = expiries.iter().fold(Command::script(&self.note, vec![last, marks]), Command::number);
         Write {
             keys,
             bucket,
@@ -175,7 +170,7 @@ struct Write<'b> {
     pace: &'b Pace,
     /// Of points that may have come before, what was seen of them in the tracks.
     held: Option<Mutex<Vec<Held>>>,
-    /// Begins the slice.
+    /// Begins the slice; names no track yet.
     note: Command,
 }
 
@@ -195,7 +190,7 @@ impl Change for Write<'_> {
                     request.command("GETRANGE", 3).arg(track).number(first).number(last);
                 }
             }
-        } else {
+        } else if !self.claim.is_alone() {
             request.command("EXISTS", self.drivers.len());
             for track in self.tracks() {
                 request.arg(track);
@@ -222,8 +217,9 @@ impl Change for Write<'_> {
             return Ok(None);
         }
         let hour = self.bucket.hour();
-        // Each track that a chunk may make gets its expiry with it.
-        let mut is_expiring = true;
+        // A track that a chunk may make gets its expiry with it. One that is not watched may go until then: it is made
+        // anew first, but for those of drivers who are new.
+        let (is_alone, mut are_expiring) = (self.claim.is_alone(), self.held.is_some());
         let chunks: Vec<Vec<u8>> = if let Some(held) = &self.held {
             let missing = |(folded, held): (&Folded<'_>, &mut Held)| {
                 let parts = held.parts().map(|_| Ok(next()?.bytes()?.unwrap_or_default()));
@@ -233,22 +229,24 @@ impl Change for Write<'_> {
             };
             self.drivers.iter().zip(&mut *held.lock()).map(missing).collect::<Result<_, StoreError>>()?
         } else {
-            is_expiring = next()?.count()? < self.drivers.len() as u64;
+            are_expiring = !is_alone && next()?.count()? < self.drivers.len() as u64;
             self.drivers.iter().map(Folded::chunk).collect()
         };
-        let (stored, known, _) = (next()?.list()?, next()?.count()?, next()?);
+        let (stored, drivers, _) = (next()?.list()?, next()?.count()?, next()?);
         let is_whole = self.keys.layout() == Layout::Whole;
         let leaving = if is_whole { Vec::new() } else { next()?.list()? };
         if stored.len() != self.drivers.len() || !is_whole && leaving.len() != stored.len() {
             return Err(corrupt("not everybody was looked at"));
         }
 
-        request.add(&self.note);
-        for (track, chunk) in self.tracks().iter().zip(&chunks) {
+        let is_new = |stored: &Reply| matches!(stored, Reply::Nil);
+        let known = self.tracks().iter().zip(&stored).filter(|(_, stored)| is_alone && !is_new(stored));
+        request.add(&self.note.clone().and_keys(known.map(|(track, _)| track.clone())));
+        for ((track, chunk), stored) in self.tracks().iter().zip(&chunks).zip(&stored) {
             if !chunk.is_empty() {
                 request.command("APPEND", 2).arg(track).arg(chunk);
             }
-            if is_expiring {
+            if are_expiring || is_alone && is_new(stored) {
                 self.expire(track, request);
             }
         }
@@ -300,7 +298,7 @@ impl Change for Write<'_> {
         self.put("HSET", &self.keys.leaving(self.bucket), &left, request);
         self.put("HSET", &self.fixes, &fixes, request);
         if !fixes.is_empty() {
-            let kept = changes::kept(self.keys.layout().buckets(), known as usize);
+            let kept = changes::kept(self.keys.layout().buckets(), drivers as usize);
             changes::tell(&self.changes, kept, self.by, &fixes, request);
             self.expire(&self.changes, request);
         }

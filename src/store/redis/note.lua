@@ -1,4 +1,4 @@
--- Begins a slice: notes the newest moment of the shard, and counts. Tracks that were there, and are not any more, are made
+-- Begins a slice: notes the newest moment of the shard, and counts. Tracks of drivers who were there, and are gone, are made
 -- with an expiry, before anything is appended.
 --
 -- KEYS: last, marks, then tracks. ARGV: when the first two expire (s), the instance, this attempt, the attempt known to be

@@ -78,6 +78,17 @@ impl Command {
         Self { name: "EVALSHA", args, target: Target::Key(2), script: Some(script.text.clone()) }
     }
 
+    /// A script's call on more keys, behind those it has.
+    #[must_use]
+    pub(in crate::store::redis) fn and_keys(mut self, keys: impl Iterator<Item = Bytes>) -> Self {
+        let count = |args: &[Bytes]| std::str::from_utf8(args.get(1)?).ok()?.parse::<usize>().ok();
+        let had = count(&self.args).expect("a script's call counts its keys");
+        let before = self.args.len();
+        self.args.splice(2 + had..2 + had, keys);
+        self.args[1] = (had + self.args.len() - before).to_string().into();
+        self
+    }
+
     /// Adds an argument.
     #[must_use]
     pub(in crate::store::redis) fn arg(mut self, arg: impl Into<Bytes>) -> Self {
