@@ -18,7 +18,7 @@ const README: &str = "README.md, Measured, 2026-11-23";
 const HTTP: &str = "docs/performance.md, What the embedded store costs, `cargo bench --bench http`, 2026-11-23";
 const MEMORY: &str = "README.md, Measured, `cargo bench --bench http`, 2026-11-24";
 const SCALE: &str = "docs/performance.md, What Redis costs, `make scale`, 2026-11-23";
-const SCALE_CELLS: &str = "docs/performance.md, What Redis costs, `make scale`, 2026-11-29";
+const SCALE_MEMORY: &str = "docs/performance.md, What Redis costs, `make scale`, 2026-11-30";
 const LOAD: &str = "docs/performance.md, Load, open loop, `make loadtest`, 2026-11-23";
 const ASSUMED: &str = "assumed, not measured";
 
@@ -73,12 +73,13 @@ pub const REDIS_POINT: Figure = figure(20.1, "us of Redis a point, whole hours",
 /// The same where hours are spread over cells of resolution 5.
 pub const REDIS_POINT_SHARDED: Figure = figure(24.0, "us of Redis a point, hours by cells of resolution 5", SCALE);
 
-/// Memory of Redis for a driver that reports in an hour, its first point included; whole hours, 100,000 drivers.
-pub const REDIS_DRIVER_HOUR: Figure = figure(566.0, "bytes of Redis a driver and hour, whole hours", SCALE);
+/// Memory of Redis for a driver that reports in an hour, its first point and the streams of changes included; whole hours,
+/// 100,000 drivers.
+pub const REDIS_DRIVER_HOUR: Figure = figure(626.0, "bytes of Redis a driver and hour, whole hours", SCALE_MEMORY);
 
 /// The same where hours are spread over cells of resolution 5.
 pub const REDIS_DRIVER_HOUR_SHARDED: Figure =
-    figure(655.0, "bytes of Redis a driver and hour, hours by cells of resolution 5", SCALE_CELLS);
+    figure(714.0, "bytes of Redis a driver and hour, hours by cells of resolution 5", SCALE_MEMORY);
 
 /// Memory of Redis for each further point of a track; of 100,000 drivers the dearest.
 pub const REDIS_TRACK_POINT: Figure = figure(12.0, "bytes of Redis a track point", SCALE);
