@@ -217,8 +217,8 @@ impl Change for Write<'_> {
             return Ok(None);
         }
         let hour = self.bucket.hour();
-        // A track that a chunk may make gets its expiry with it. One that is not watched may go until then: it is made
-        // anew first, but for those of drivers who are new.
+        // A track that a chunk may make gets its expiry right behind it. One that is not watched may go before that, so
+        // `note.lua` makes it again; of a driver who is new it need not.
         let (is_alone, mut are_expiring) = (self.claim.is_alone(), self.held.is_some());
         let chunks: Vec<Vec<u8>> = if let Some(held) = &self.held {
             let missing = |(folded, held): (&Folded<'_>, &mut Held)| {

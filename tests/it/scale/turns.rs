@@ -87,7 +87,7 @@ async fn end_to_end(drivers: usize, resolution: Option<u8>, among_others: bool) 
     if among_others {
         join_in(&server, resolution, &first).await;
     }
-    // A service is asked, too, and keeps for that what it writes in memory.
+    // A service that is asked keeps the trailing hour in memory, fed by what it writes.
     assert_eq!(service.get("/v1/active/count").await.status, 200);
     let rounds = (POINTS / drivers).clamp(ROUNDS, 5 * ROUNDS);
     let reports: Vec<String> = (0..rounds).flat_map(|_| bodies(&fleet.report())).collect();
